@@ -1,0 +1,3 @@
+"""Commands and output. Thin: everything shown here can be had from Python."""
+
+from __future__ import annotations

@@ -1,0 +1,537 @@
+"""The vocabulary of the log: one generic record, a table of kinds, and a constructor for each kind. Pure.
+
+An event is a past-tense fact. Its columns are those of `COLUMNS`, which is also the schema of the
+segments (`field_id` is what readers bind by) and the order of the values in a journal frame. Columns
+are only ever added, at the end. What views filter or join on has a column; the rest is `payload`, a
+dict of plain JSON values. `blob` holds bytes that travel inside the event: small artifact values,
+foreach items and console chunks.
+
+`writer`, `seq` and `time_us` are stamped when the event is committed to a journal; until then they
+are empty. The id of a committed event is `(writer, seq)`.
+
+Some facts can be told twice (the end of an attempt, by a zombie and by its successor): kinds that
+share a `fact` tell the same fact about the same run, task or attempt, and folds believe the one with
+the highest `epoch`, then the first.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+from weft.lineage.ids import Pathspec, TaskRef
+
+__all__ = [
+    "COLUMNS",
+    "FAMILIES",
+    "KINDS",
+    "Column",
+    "Content",
+    "Event",
+    "Kind",
+    "Level",
+    "Payload",
+    "RunRef",
+    "artifact_merged",
+    "artifact_saved",
+    "artifact_used",
+    "attempt_cancelled",
+    "attempt_caught",
+    "attempt_failed",
+    "attempt_started",
+    "attempt_succeeded",
+    "code_saved",
+    "console_written",
+    "family_of",
+    "format_foreach_path",
+    "journal_closed",
+    "lease_renewed",
+    "parameter_set",
+    "retry_scheduled",
+    "run_ended",
+    "run_started",
+    "step_started",
+    "tag_added",
+    "tag_removed",
+    "task_created",
+    "task_reused",
+]
+
+Payload = dict[str, Any]
+
+#: Families in the order they are written; each is one Parquet file of a segment. Kinds this version
+#: does not know are kept in "other".
+FAMILIES = ("run", "task", "artifact", "use", "console", "other")
+
+
+class Event(NamedTuple):
+    """One fact. The fields are the columns of `COLUMNS`, in their order."""
+
+    writer: bytes = b""
+    seq: int = -1
+    kind: str = ""
+    version: int = 1
+    time_us: int = 0
+    run_uid: bytes | None = None
+    flow: str | None = None
+    run_id: str | None = None
+    step: str | None = None
+    task_id: str | None = None
+    attempt: int | None = None
+    payload: Payload | None = None
+    name: str | None = None
+    digest: bytes | None = None
+    size_bytes: int | None = None
+    type: str | None = None
+    serializer: str | None = None
+    value: str | None = None
+    value_number: float | None = None
+    blob: bytes | None = None
+    producer_flow: str | None = None
+    producer_run_id: str | None = None
+    producer_step: str | None = None
+    producer_task_id: str | None = None
+    item_index: int | None = None
+    is_absent: bool | None = None
+    foreach_path: str | None = None
+    epoch: int = 0
+
+
+class Column(NamedTuple):
+    """One column of the log: its name, its type in SQL, and the field id readers bind it by."""
+
+    name: str
+    sql_type: str
+    field_id: int
+
+
+_SQL_TYPES = {
+    "writer": "BLOB",
+    "seq": "BIGINT",
+    "version": "SMALLINT",
+    "time_us": "BIGINT",
+    "run_uid": "BLOB",
+    "attempt": "SMALLINT",
+    "digest": "BLOB",
+    "size_bytes": "BIGINT",
+    "value_number": "DOUBLE",
+    "blob": "BLOB",
+    "item_index": "BIGINT",
+    "is_absent": "BOOLEAN",
+    "epoch": "SMALLINT",
+}
+
+#: One table makes both the writer's schema and the reader's map: a wrong field id would give another
+#: column's values without an error.
+COLUMNS = tuple(
+    Column(name, _SQL_TYPES.get(name, "VARCHAR"), field_id)
+    for field_id, name in enumerate(Event._fields, start=1)
+)
+
+
+class Kind(NamedTuple):
+    """What is known of a kind: its family, its current version, and the fact it tells, if that can be told twice."""
+
+    family: str
+    version: int = 1
+    fact: str | None = None
+
+
+KINDS: dict[str, Kind] = {
+    "run_started": Kind("run"),
+    "code_saved": Kind("run"),
+    "parameter_set": Kind("run"),
+    "tag_added": Kind("run"),
+    "tag_removed": Kind("run"),
+    "lease_renewed": Kind("run"),
+    "run_succeeded": Kind("run", fact="run_end"),
+    "run_failed": Kind("run", fact="run_end"),
+    "run_cancelled": Kind("run", fact="run_end"),
+    "run_lost": Kind("run", fact="run_end"),
+    "step_started": Kind("task"),
+    "task_created": Kind("task"),
+    "task_reused": Kind("task"),
+    "attempt_started": Kind("task"),
+    "attempt_succeeded": Kind("task", fact="attempt_end"),
+    "attempt_failed": Kind("task", fact="attempt_end"),
+    "attempt_caught": Kind("task", fact="attempt_end"),
+    "attempt_cancelled": Kind("task", fact="attempt_end"),
+    "retry_scheduled": Kind("task"),
+    "artifact_saved": Kind("artifact"),
+    "artifact_merged": Kind("artifact"),
+    "artifact_used": Kind("use"),
+    "external_used": Kind("use"),
+    "console_written": Kind("console"),
+    "journal_closed": Kind("other"),
+}
+
+
+def family_of(kind: str) -> str:
+    """The family a kind is stored in; "other" for kinds this version does not know."""
+    known = KINDS.get(kind)
+    return "other" if known is None else known.family
+
+
+class RunRef(NamedTuple):
+    """One run; `run_uid` (16 random bytes) tells runs apart that share a pathspec after a merge."""
+
+    run_uid: bytes
+    flow: str
+    run_id: str
+
+    def task(self, step: str, task_id: str) -> TaskRef:
+        return TaskRef(self.run_uid, self.flow, self.run_id, step, task_id)
+
+
+class Content(NamedTuple):
+    """What an event says of a value: its digest and form, a preview, and its bytes if they are small.
+
+    `value` is JSON of at most 1,024 bytes for small plain values, `value_number` the number for
+    scalars. `blob` is None when the bytes are the object `digest`, or when they lie in a pack: bytes
+    `pack_offset … pack_offset + size_bytes` of the object `pack`.
+    """
+
+    digest: bytes
+    size_bytes: int
+    type: str
+    serializer: str
+    value: str | None = None
+    value_number: float | None = None
+    blob: bytes | None = None
+    pack: bytes | None = None
+    pack_offset: int = 0
+
+
+class Level(NamedTuple):
+    """One level of foreach: the step that is run for each item, the list's name, and the item's place in it.
+
+    `label` is a short text of the item, for people.
+    """
+
+    step: str
+    var: str
+    position: int
+    num_splits: int
+    label: str
+
+
+def format_foreach_path(levels: tuple[Level, ...]) -> str | None:
+    """`step:index,…`, outermost first; None outside any foreach.
+
+    >>> format_foreach_path((Level("fit", "carriers", 3, 16, "AA"), Level("tune", "lrs", 0, 2, "0.1")))
+    'fit:3,tune:0'
+    """
+    return ",".join(f"{level.step}:{level.position}" for level in levels) or None
+
+
+# Runs
+
+
+def run_started(run: RunRef, code_digest: bytes | None, payload: Payload) -> Event:
+    """A scheduler took up a run.
+
+    `code_digest` names the code manifest (see `code_saved`). Payload: `user`, `host`, `boot_id`,
+    `pid`, `pid_started`, `python`, `platform`, `weft`, `command` (list), `script`, `isolation`,
+    `max_workers`, `graph` (steps with their transitions and documentation); `git` (`commit`,
+    `branch`, `is_dirty`) where there is one; for a resume `origin_run_id`, `origin_run_uid` (hex) and
+    `resume_step` (or None).
+    """
+    return Event(
+        kind="run_started",
+        run_uid=run.run_uid,
+        flow=run.flow,
+        run_id=run.run_id,
+        digest=code_digest,
+        payload=payload,
+    )
+
+
+def code_saved(run: RunRef, digest: bytes, size_bytes: int, payload: Payload) -> Event:
+    """The code of a run was stored: `digest` is its manifest object.
+
+    The manifest is JSON: `{"entry": path, "files": {path: sha256 hex}}`. Payload: `entry`, `files`
+    (count), `skipped` (paths left out, with the reason).
+    """
+    return Event(
+        kind="code_saved",
+        run_uid=run.run_uid,
+        flow=run.flow,
+        run_id=run.run_id,
+        digest=digest,
+        size_bytes=size_bytes,
+        payload=payload,
+    )
+
+
+def parameter_set(run: RunRef, name: str, content: Content, role: str) -> Event:
+    """A value of the pseudo task `_parameters/0`. `role` is "parameter" or "constant"."""
+    return Event(
+        kind="parameter_set",
+        run_uid=run.run_uid,
+        flow=run.flow,
+        run_id=run.run_id,
+        step="_parameters",
+        task_id="0",
+        name=name,
+        **_content_columns(content),
+        payload={"role": role},
+    )
+
+
+def tag_added(run: RunRef, tag: str, tag_kind: str) -> Event:
+    """`tag_kind` is "user" or "system"."""
+    return Event(
+        kind="tag_added",
+        run_uid=run.run_uid,
+        flow=run.flow,
+        run_id=run.run_id,
+        name=tag,
+        payload={"kind": tag_kind},
+    )
+
+
+def tag_removed(run: RunRef, tag: str) -> Event:
+    return Event(kind="tag_removed", run_uid=run.run_uid, flow=run.flow, run_id=run.run_id, name=tag)
+
+
+def lease_renewed(run: RunRef, expires_us: int) -> Event:
+    """The scheduler says that it lives; good until `expires_us` for readers who cannot see its process."""
+    return Event(
+        kind="lease_renewed",
+        run_uid=run.run_uid,
+        flow=run.flow,
+        run_id=run.run_id,
+        payload={"expires_us": expires_us},
+    )
+
+
+def run_ended(run: RunRef, status: str, payload: Payload | None = None, epoch: int = 0) -> Event:
+    """A run came to its end; `status` is "succeeded", "failed", "cancelled" or "lost".
+
+    Payload of a failure: `root_cause` (pathspec of the first task that failed for good), `error_type`,
+    `error_message`.
+    """
+    assert status in ("succeeded", "failed", "cancelled", "lost"), status
+    return Event(
+        kind=f"run_{status}",
+        run_uid=run.run_uid,
+        flow=run.flow,
+        run_id=run.run_id,
+        payload=payload,
+        epoch=epoch,
+    )
+
+
+# Tasks and attempts
+
+
+def _of_task(kind: str, task: TaskRef, **columns: Any) -> Event:
+    return Event(
+        kind=kind,
+        run_uid=task.run_uid,
+        flow=task.flow,
+        run_id=task.run_id,
+        step=task.step,
+        task_id=task.task_id,
+        **columns,
+    )
+
+
+def _content_columns(content: Content) -> dict[str, Any]:
+    columns = {
+        "digest": content.digest,
+        "size_bytes": content.size_bytes,
+        "type": content.type,
+        "serializer": content.serializer,
+        "value": content.value,
+        "value_number": content.value_number,
+        "blob": content.blob,
+    }
+    if content.pack is not None:
+        columns["payload"] = {"pack": content.pack.hex(), "pack_offset": content.pack_offset}
+    return columns
+
+
+def step_started(run: RunRef, step: str) -> Event:
+    """The first task of a step came into being."""
+    return Event(kind="step_started", run_uid=run.run_uid, flow=run.flow, run_id=run.run_id, step=step)
+
+
+def task_created(
+    task: TaskRef,
+    parents: tuple[tuple[str, str], ...],
+    levels: tuple[Level, ...],
+    item: Content | None,
+) -> Event:
+    """A task is to be run. `parents` are (step, task_id) in the order of `inputs`.
+
+    `item` is the item of the innermost foreach, given to the first task of its body only; its content
+    columns (digest, blob …) are the item's. Payload: `parents`, `levels` (lists in the order of
+    `Level`), and `pack`, `pack_offset` where the item lies in a pack.
+    """
+    columns = {} if item is None else _content_columns(item)
+    placement = columns.pop("payload", {})
+    payload = {
+        "parents": [list(p) for p in parents],
+        "levels": [list(level) for level in levels],
+        **placement,
+    }
+    return _of_task(
+        "task_created", task, foreach_path=format_foreach_path(levels), payload=payload, **columns
+    )
+
+
+def task_reused(
+    task: TaskRef,
+    origin: Pathspec,
+    parents: tuple[tuple[str, str], ...],
+    levels: tuple[Level, ...],
+    transition: Payload,
+    reason: str,
+) -> Event:
+    """A task of an earlier run stands for this one: nothing is run, all it recorded holds here too.
+
+    `producer_*` name the task that really ran (never another reused one). Payload: `parents` (ids of
+    this run), `levels`, `transition` (as in `attempt_succeeded`), `reason`, `status` ("succeeded" or
+    "caught").
+    """
+    return _of_task(
+        "task_reused",
+        task,
+        foreach_path=format_foreach_path(levels),
+        producer_flow=origin.flow,
+        producer_run_id=origin.run_id,
+        producer_step=origin.step,
+        producer_task_id=origin.task_id,
+        payload={
+            "parents": [list(p) for p in parents],
+            "levels": [list(level) for level in levels],
+            "reason": reason,
+            **transition,
+        },
+    )
+
+
+def attempt_started(task: TaskRef, attempt: int, pid: int, host: str) -> Event:
+    """Attempts count from 0."""
+    return _of_task("attempt_started", task, attempt=attempt, payload={"pid": pid, "host": host})
+
+
+def attempt_succeeded(
+    task: TaskRef, attempt: int, transition: Payload, usage: Payload, epoch: int = 0
+) -> Event:
+    """The body ran to its end and everything it saved is stored.
+
+    Payload: of the transition `next` (step names), and for a foreach `foreach` (the list's name) and
+    `num_splits`; of the usage `cpu_s`, `max_rss_bytes`.
+    """
+    return _of_task("attempt_succeeded", task, attempt=attempt, payload={**transition, **usage}, epoch=epoch)
+
+
+def attempt_failed(task: TaskRef, attempt: int, error_type: str, payload: Payload, epoch: int = 0) -> Event:
+    """An attempt ended without success. `type` is the error's type.
+
+    Payload: `message`, `traceback` (text or None), `cause` ("exception", "exit", "signal", "lost"),
+    `exit_code`, `exit_signal` (name such as SIGSEGV), `cpu_s`, `max_rss_bytes`.
+    """
+    return _of_task("attempt_failed", task, attempt=attempt, type=error_type, payload=payload, epoch=epoch)
+
+
+def attempt_caught(
+    task: TaskRef, attempt: int, error_type: str, payload: Payload, transition: Payload, epoch: int = 0
+) -> Event:
+    """The last attempt failed and `@catch` let the flow go on. Payload: of a failure and of a transition."""
+    return _of_task(
+        "attempt_caught",
+        task,
+        attempt=attempt,
+        type=error_type,
+        payload={**payload, **transition},
+        epoch=epoch,
+    )
+
+
+def attempt_cancelled(task: TaskRef, attempt: int, reason: str, epoch: int = 0) -> Event:
+    """An attempt was ended from outside: a sibling failed, or somebody pressed Ctrl-C."""
+    return _of_task("attempt_cancelled", task, attempt=attempt, payload={"message": reason}, epoch=epoch)
+
+
+def retry_scheduled(task: TaskRef, attempt: int, delay_s: float) -> Event:
+    """Attempt number `attempt` will be started once `delay_s` has passed."""
+    return _of_task("retry_scheduled", task, attempt=attempt, payload={"delay_s": delay_s})
+
+
+# Artifacts, reads and console
+
+
+def artifact_saved(task: TaskRef, attempt: int, name: str, content: Content) -> Event:
+    """`self.<name>` was persisted; its object, if it has one, was published before."""
+    return _of_task("artifact_saved", task, attempt=attempt, name=name, **_content_columns(content))
+
+
+def artifact_merged(task: TaskRef, attempt: int, name: str, digest: bytes, producer: Pathspec) -> Event:
+    """`merge_artifacts` passed an artifact on by reference; `producer` is the task that saved it."""
+    return _of_task("artifact_merged", task, attempt=attempt, name=name, digest=digest, **_producer(producer))
+
+
+def artifact_used(
+    task: TaskRef,
+    attempt: int,
+    name: str,
+    digest: bytes | None,
+    producer: Pathspec | None,
+    item_index: int | None = None,
+) -> Event:
+    """An attempt loaded an artifact, or looked one up that is not there (`digest` None: `is_absent`).
+
+    With `item_index` it is one item of the foreach list `name`, and `digest` is the item's own.
+    """
+    return _of_task(
+        "artifact_used",
+        task,
+        attempt=attempt,
+        name=name,
+        digest=digest,
+        item_index=item_index,
+        is_absent=digest is None,
+        **({} if producer is None else _producer(producer)),
+    )
+
+
+def console_written(
+    task: TaskRef,
+    attempt: int,
+    stream: str,
+    line_count: int,
+    size_bytes: int,
+    blob: bytes | None,
+    digest: bytes | None,
+) -> Event:
+    """A chunk of a task's output. `name` is "stdout" or "stderr", `size_bytes` that of the text.
+
+    The chunk is zlib-compressed msgpack: a list of [time in µs, text of one line without its end]. It
+    is the event's `blob`, or for large ones the object `digest`.
+    """
+    return _of_task(
+        "console_written",
+        task,
+        attempt=attempt,
+        name=stream,
+        size_bytes=size_bytes,
+        blob=blob,
+        digest=digest,
+        payload={"lines": line_count},
+    )
+
+
+def journal_closed(running_hash: bytes) -> Event:
+    """The last frame of a journal whose writer ended it in good order; `digest` is the sha256 of all before."""
+    return Event(kind="journal_closed", digest=running_hash)
+
+
+def _producer(producer: Pathspec) -> dict[str, str | None]:
+    return {
+        "producer_flow": producer.flow,
+        "producer_run_id": producer.run_id,
+        "producer_step": producer.step,
+        "producer_task_id": producer.task_id,
+    }
