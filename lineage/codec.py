@@ -1,0 +1,225 @@
+"""One event as one frame of a journal, and a journal's bytes as frames again. Pure.
+
+A frame is a header of 20 bytes, then the payload. The header, little endian:
+
+    length       u32   of the payload in bytes
+    seq          u64   position of the event within its writer
+    header crc   u32   crc32 of the 12 bytes before
+    payload crc  u32   crc32 of the payload
+
+The payload is a msgpack list: the event's columns in the order of `events.COLUMNS`, from `kind` on.
+Columns at the end that hold their default are left out. `writer` is not repeated: the file's name says it.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterator
+from math import isfinite, isnan
+from typing import Any, NamedTuple
+from zlib import crc32
+
+import msgpack
+
+from weft.lineage.events import Event
+
+__all__ = ["HEADER_BYTES", "Flaw", "Frame", "decode", "decode_frame", "encode", "row_of", "scan"]
+
+_HEADER = struct.Struct("<IQII")
+_CHECKED = struct.Struct("<IQ")
+
+HEADER_BYTES = _HEADER.size
+
+_KIND = Event._fields.index("kind")
+_TIME = Event._fields.index("time_us")
+_PAYLOAD = Event._fields.index("payload")
+_EPOCH = Event._fields.index("epoch")
+_DEFAULTS = tuple(Event())
+_STORED_COLUMNS = len(_DEFAULTS) - _KIND
+
+#: A crash may leave a file that is longer than what was written; the part that was not is zeros from a
+#: sector boundary on.
+_SECTOR_BYTES = 512
+
+
+class Frame(NamedTuple):
+    """One whole frame: where it lies, header included, and the event in it."""
+
+    offset: int
+    length: int
+    event: Event
+
+
+class Flaw(NamedTuple):
+    """Bytes that are no whole frame. Torn: the writer was cut off and nothing here was acknowledged."""
+
+    offset: int
+    length: int
+    is_torn: bool
+    reason: str
+
+
+def encode(event: Event, seq: int, time_us: int) -> bytes:
+    """The frame of an event that is committed as number `seq` at `time_us`.
+
+    Text that is no valid Unicode (a file name of other bytes) is stored with backslash escapes.
+    """
+    last = len(event)
+    if event.epoch == 0:
+        last = _EPOCH
+        while event[last - 1] is None:
+            last -= 1
+    columns = (event.kind, event.version, time_us, *event[_TIME + 1 : last])
+    try:
+        payload: bytes = msgpack.packb(columns)
+    except UnicodeEncodeError:
+        payload = msgpack.packb(columns, unicode_errors="backslashreplace")
+    checked = _CHECKED.pack(len(payload), seq)
+    return checked + crc32(checked).to_bytes(4, "little") + crc32(payload).to_bytes(4, "little") + payload
+
+
+def decode(writer: bytes, seq: int, payload: bytes | memoryview) -> Event:
+    """The event of a payload whose checksum was found right.
+
+    Columns that are missing at the end have their defaults; those of a newer weft are left out.
+
+    Raises: ValueError when it is not a list of columns.
+    """
+    columns = msgpack.unpackb(payload, strict_map_key=False)
+    if type(columns) is not list or not columns or type(columns[0]) is not str:
+        raise ValueError("the payload is not a list of columns")
+    if len(columns) > _STORED_COLUMNS:
+        del columns[_STORED_COLUMNS:]
+    return Event(writer, seq, *columns)
+
+
+def decode_frame(writer: bytes, frame: bytes) -> Event:
+    """The event of exactly one frame.
+
+    Raises: ValueError when it is not whole or fails a check.
+    """
+    found = _frame_at(writer, frame, 0)
+    if isinstance(found, str):
+        raise ValueError(found)  # noqa: TRY004 - the bytes are wrong, not their type
+    if found.length != len(frame):
+        raise ValueError("more bytes than one frame")
+    return found.event
+
+
+def scan(writer: bytes, buffer: bytes) -> Iterator[Frame | Flaw]:
+    """Every frame of a journal's bytes, in order, and a `Flaw` for each stretch between that is none.
+
+    After damage, frames are found again where header and payload check and seq is higher than before.
+    A buffer that ends inside a frame, or in zeros, ends with a torn `Flaw`.
+    """
+    offset = 0
+    last_seq = -1
+    size = len(buffer)
+    while offset < size:
+        found = _frame_at(writer, buffer, offset)
+        if isinstance(found, Frame):
+            yield found
+            last_seq = found.event.seq
+            offset += found.length
+            continue
+        if _is_torn(buffer, offset):
+            yield Flaw(offset, size - offset, True, "the file ends inside a frame")
+            return
+        resumed = _resync(writer, buffer, offset, last_seq)
+        yield Flaw(offset, resumed - offset, False, found)
+        offset = resumed
+
+
+def row_of(event: Event) -> tuple[Any, ...]:
+    """The event as a row of a segment: its columns, with the payload as JSON text."""
+    if event.payload is None:
+        return event
+    return (*event[:_PAYLOAD], _json_text(event.payload), *event[_PAYLOAD + 1 :])
+
+
+def _frame_at(writer: bytes, buffer: bytes, offset: int) -> Frame | str:
+    """The frame that starts at `offset`, or what is wrong with it."""
+    start = offset + HEADER_BYTES
+    if start > len(buffer):
+        return "a header is cut short"
+    length, seq, header_crc, payload_crc = _HEADER.unpack_from(buffer, offset)
+    if crc32(buffer[offset : offset + _CHECKED.size]) != header_crc:
+        return "a frame's header fails its checksum"
+    payload = buffer[start : start + length]
+    if len(payload) < length:
+        return "a payload is cut short"
+    if crc32(payload) != payload_crc:
+        return "a frame's payload fails its checksum"
+    try:
+        return Frame(offset, HEADER_BYTES + length, decode(writer, seq, payload))
+    except ValueError as error:
+        return f"a frame's payload cannot be read ({error})"
+
+
+def _declared_end(buffer: bytes, offset: int) -> int | None:
+    """Where the frame at `offset` says it ends; None when its header is cut or fails its checksum."""
+    if offset + HEADER_BYTES > len(buffer):
+        return None
+    length, _, header_crc, _ = _HEADER.unpack_from(buffer, offset)
+    if crc32(buffer[offset : offset + _CHECKED.size]) != header_crc:
+        return None
+    return offset + HEADER_BYTES + int(length)
+
+
+def _is_torn(buffer: bytes, offset: int) -> bool:
+    """Whether the frame that fails at `offset` was cut off, rather than changed later."""
+    size = len(buffer)
+    if size - offset < HEADER_BYTES:
+        return True
+    end = _declared_end(buffer, offset)
+    if end is not None and end > size:
+        return True
+    zeros_from = offset + len(buffer[offset:].rstrip(b"\0"))
+    if zeros_from == offset:
+        return True
+    # Zeros that begin at a sector of this frame and go on to the end: the rest was never written.
+    sector = -(-zeros_from // _SECTOR_BYTES) * _SECTOR_BYTES
+    return sector < min(size, offset + HEADER_BYTES if end is None else end)
+
+
+def _resync(writer: bytes, buffer: bytes, offset: int, last_seq: int) -> int:
+    """Where the next whole frame starts after the one that fails at `offset`; the buffer's end if none does."""
+    end = _declared_end(buffer, offset)
+    if end is not None and (end == len(buffer) or _is_later_frame(writer, buffer, end, last_seq)):
+        return end
+    # The two high bytes of a seq are zero: looking for them skips most places at the speed of `find`.
+    high_bytes = _CHECKED.size - 2
+    position = offset + 1
+    while (zeros := buffer.find(b"\0\0", position + high_bytes)) >= 0:
+        position = zeros - high_bytes
+        if _is_later_frame(writer, buffer, position, last_seq):
+            return position
+        position += 1
+    return len(buffer)
+
+
+def _is_later_frame(writer: bytes, buffer: bytes, offset: int, last_seq: int) -> bool:
+    if _declared_end(buffer, offset) is None:
+        return False
+    found = _frame_at(writer, buffer, offset)
+    return isinstance(found, Frame) and found.event.seq > last_seq
+
+
+def _json_text(payload: Any) -> str:
+    import json
+
+    try:
+        return json.dumps(payload, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+    except ValueError:
+        return json.dumps(_without_nan(payload), ensure_ascii=False, separators=(",", ":"))
+
+
+def _without_nan(value: Any) -> Any:
+    """JSON has no NaN and no infinities: they become the texts "NaN", "Infinity" and "-Infinity"."""
+    if isinstance(value, dict):
+        return {key: _without_nan(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_without_nan(item) for item in value]
+    if isinstance(value, float) and not isfinite(value):
+        return "NaN" if isnan(value) else "Infinity" if value > 0 else "-Infinity"
+    return value

@@ -1,0 +1,325 @@
+"""A journal: the hot tail of the log, one file that one writer appends frames to.
+
+A writer is 16 random bytes made at each process start. It holds an exclusive lock on its file for life:
+whoever can take that lock has proof that the writer is gone. A journal that ends in good order ends with a
+`journal_closed` frame, whose digest is the sha256 of all bytes before it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Sequence
+from typing import Literal, NamedTuple
+
+from weft.lineage import clock
+from weft.lineage.codec import Flaw, decode_frame, encode, scan
+from weft.lineage.errors import NotFound, StoreDamaged, StoreUnavailable
+from weft.lineage.events import Event, journal_closed
+from weft.lineage.paths import JournalName, journal_name, journal_path
+from weft.lineage.storage import AppendFile, Storage
+
+__all__ = [
+    "JOURNAL_MAX_BYTES",
+    "Journal",
+    "JournalContent",
+    "JournalProblem",
+    "Place",
+    "is_writer_dead",
+    "read_event_at",
+    "read_journal",
+]
+
+#: A journal that has grown past this is closed, and its writer goes on in the next file.
+JOURNAL_MAX_BYTES = 16 * 1024 * 1024
+
+_WRITER_BYTES = 16
+
+#: A clock that is further ahead of ours than this is not followed.
+_CLOCK_AHEAD_MAX_US = 3600 * 1_000_000
+
+JournalState = Literal["open", "closed", "torn", "damaged"]
+
+
+class Place(NamedTuple):
+    """Where one frame lies: the file's absolute path, and the frame's offset and length in bytes."""
+
+    path: str
+    offset: int
+    length: int
+
+
+class Journal:
+    """One writer's way into the log. Not for use by more than one thread at a time."""
+
+    __slots__ = (
+        "_current",
+        "_is_broken",
+        "_last_time_us",
+        "_size_max_bytes",
+        "_storage",
+        "next_seq",
+        "writer",
+    )
+
+    def __init__(self, storage: Storage, writer: bytes, size_max_bytes: int) -> None:
+        self._storage = storage
+        self._size_max_bytes = size_max_bytes
+        self._last_time_us = 0
+        self._is_broken = False
+        self.writer = writer
+        self.next_seq = 0
+        self._current = _OpenFile(storage, JournalName(writer, 0))
+
+    @classmethod
+    def create(
+        cls, storage: Storage, writer: bytes | None = None, size_max_bytes: int = JOURNAL_MAX_BYTES
+    ) -> Journal:
+        """Open a new journal and take its lock.
+
+        Raises: StoreUnavailable; StoreConflict when `writer` has a journal already.
+        """
+        return cls(storage, clock.random_bytes(_WRITER_BYTES) if writer is None else writer, size_max_bytes)
+
+    @property
+    def path(self) -> str:
+        """Of the file that is being appended to, within the store."""
+        return self._current.path
+
+    def append(self, events: Sequence[Event]) -> list[Place]:
+        """Stamp events with writer, seq and time, and write them all at once, in order.
+
+        They are seen by readers from then on, and durable after the next `sync`.
+
+        Raises: StoreUnavailable; then none of them is in the journal, and all before them still are.
+        """
+        if self._current.size_bytes >= self._size_max_bytes:
+            self._rotate()
+        return self._append(events)
+
+    def sync(self) -> None:
+        """Make durable what was appended.
+
+        Raises: StoreUnavailable; then nothing can be said of what was appended since the last sync, and
+        this journal takes no more events.
+        """
+        self._check_usable()
+        try:
+            self._current.file.sync()
+        except StoreUnavailable:
+            # The kernel may have dropped the pages it could not write: a second sync would lie.
+            self._is_broken = True
+            raise
+
+    def observe(self, time_us: int) -> None:
+        """Never stamp earlier than an event that was read, unless its clock is an hour ahead of ours."""
+        if time_us <= clock.now_us() + _CLOCK_AHEAD_MAX_US:
+            self._last_time_us = max(self._last_time_us, time_us)
+
+    def close(self) -> None:
+        """End the journal in good order, durable, and let go of it. A second call does nothing."""
+        if self._is_broken:
+            self._current.file.close()
+            return
+        try:
+            self._close_file()
+        finally:
+            self._is_broken = True
+
+    def _rotate(self) -> None:
+        """Close the file and go on in the next; the new lock is taken before the old one is let go."""
+        self._check_usable()
+        # The frame that closes the old file takes the next seq.
+        following = _OpenFile(self._storage, JournalName(self.writer, self.next_seq + 1))
+        try:
+            self._append([journal_closed(self._current.hasher.digest())])
+            self.sync()
+        except BaseException:
+            following.file.close()
+            self._storage.delete(following.path)
+            raise
+        self._current.file.close()
+        self._current = following
+
+    def _append(self, events: Sequence[Event]) -> list[Place]:
+        self._check_usable()
+        time_us = max(clock.now_us(), self._last_time_us)
+        seq = self.next_seq
+        offset = self._current.size_bytes
+        frames: list[bytes] = []
+        places: list[Place] = []
+        for event in events:
+            frame = encode(event, seq, time_us)
+            frames.append(frame)
+            places.append(Place(self._current.place_path, offset, len(frame)))
+            offset += len(frame)
+            seq += 1
+        data = b"".join(frames)
+        self._write(data)
+        self._current.hasher.update(data)
+        self._current.size_bytes = offset
+        self._last_time_us = time_us
+        self.next_seq = seq
+        return places
+
+    def _write(self, data: bytes) -> None:
+        """Write all of `data` at the end of the file, or nothing."""
+        written = 0
+        try:
+            written = self._current.file.write(data)
+            while written < len(data):
+                written += self._current.file.write(data[written:])
+        except BaseException:
+            # A part of the batch may be there: it was not acknowledged, and the next frame must not follow it.
+            self._is_broken = True
+            self._current.file.truncate(self._current.size_bytes)
+            self._is_broken = False
+            raise
+
+    def _close_file(self) -> None:
+        try:
+            self._append([journal_closed(self._current.hasher.digest())])
+            self.sync()
+        finally:
+            self._current.file.close()
+
+    def _check_usable(self) -> None:
+        if self._is_broken:
+            raise StoreUnavailable(
+                f"The journal {self._current.place_path} is closed or could not be written. Start the command again."
+            )
+
+
+class _OpenFile:
+    """The file a journal is in, with what was appended to it so far."""
+
+    __slots__ = ("file", "hasher", "path", "place_path", "size_bytes")
+
+    def __init__(self, storage: Storage, name: JournalName) -> None:
+        self.path = journal_path(name)
+        self.file: AppendFile = storage.create_append(self.path)
+        self.place_path = storage.local_path(self.path) or self.path
+        self.hasher = hashlib.sha256()
+        self.size_bytes = 0
+
+
+class JournalProblem(NamedTuple):
+    """Bytes of a journal that are no whole frame, or frames that are not where they belong."""
+
+    offset: int
+    length: int
+    is_torn: bool
+    reason: str
+
+
+class JournalContent(NamedTuple):
+    """What a journal's file holds.
+
+    `events` are all that check, in order, the closing one included. `running_hash` is the sha256 of the
+    bytes of all frames up to the last whole one, that of the closing frame excepted.
+    """
+
+    path: str
+    name: JournalName
+    state: JournalState
+    events: list[Event]
+    problems: list[JournalProblem]
+    running_hash: bytes
+    size_bytes: int
+
+    @property
+    def last_seq(self) -> int:
+        """Of the last event; one below the first seq when there is none."""
+        return self.events[-1].seq if self.events else self.name.first_seq - 1
+
+
+def read_journal(storage: Storage, path: str) -> JournalContent:
+    """Read and check a journal.
+
+    Its state: "closed" ended in good order, "open" did not but each frame is whole, "torn" ends in
+    something cut off, and "damaged" holds bytes that fail a check.
+
+    Raises: NotFound when it is gone (sealed, then removed: list again).
+    """
+    name = journal_name(path)
+    if name is None:
+        raise NotFound(f"{path} is no journal. Journals are named journal/<writer>-<first seq>.wj.")
+    return _content_of(path, name, storage.get(path))
+
+
+def _content_of(path: str, name: JournalName, data: bytes) -> JournalContent:
+    events: list[Event] = []
+    problems: list[JournalProblem] = []
+    hasher = hashlib.sha256()
+    expected = name.first_seq
+    is_closed = False
+    for found in scan(name.writer, data):
+        if isinstance(found, Flaw):
+            problems.append(JournalProblem(*found))
+            continue
+        event = found.event
+        frame = (found.offset, found.length)
+        if is_closed:
+            problems.append(JournalProblem(*frame, False, "a frame follows the one that closes the journal"))
+        if event.seq != expected and not (problems and event.seq > expected):
+            reason = f"a frame has seq {event.seq} where {expected} belongs"
+            problems.append(JournalProblem(*frame, False, reason))
+        expected = event.seq + 1
+        if event.kind == "journal_closed":
+            is_closed = True
+            if event.digest != hasher.digest() and not problems:
+                problems.append(
+                    JournalProblem(0, found.offset, False, "the closing hash is not that of the bytes before")
+                )
+        else:
+            hasher.update(data[found.offset : found.offset + found.length])
+        events.append(event)
+    if is_closed and problems and problems[-1].is_torn:
+        problems[-1] = problems[-1]._replace(
+            is_torn=False, reason="bytes follow the frame that closes the journal"
+        )
+    return JournalContent(
+        path, name, _state(is_closed, problems), events, problems, hasher.digest(), len(data)
+    )
+
+
+def _state(is_closed: bool, problems: list[JournalProblem]) -> JournalState:
+    if any(not problem.is_torn for problem in problems):
+        return "damaged"
+    if problems:
+        return "torn"
+    return "closed" if is_closed else "open"
+
+
+def read_event_at(place_path: str, offset: int, length: int, writer: bytes) -> Event:
+    """Fetch one event from the file it was appended to.
+
+    Raises: StoreUnavailable, StoreDamaged.
+    """
+    try:
+        descriptor = os.open(place_path, os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            frame = os.pread(descriptor, length, offset)
+        finally:
+            os.close(descriptor)
+    except OSError as error:
+        raise StoreUnavailable(
+            f"The journal {place_path} cannot be read ({error.strerror}). Check the store, then run again."
+        ) from error
+    try:
+        return decode_frame(writer, frame)
+    except ValueError as error:
+        raise StoreDamaged(
+            f"The journal {place_path} is damaged at byte {offset}: {error}. Run `weft verify`."
+        ) from error
+
+
+def is_writer_dead(storage: Storage, path: str) -> bool:
+    """Whether it is proven that the writer of this journal is gone. Never disturbs a writer that lives."""
+    if not storage.locks_prove_death:
+        return False
+    lock = storage.try_lock(path, shared=True)
+    if lock is None:
+        return False
+    lock.release()
+    return True
