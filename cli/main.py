@@ -1,4 +1,122 @@
+"""The command `weft`: a group whose commands are imported when they are used."""
+
 from __future__ import annotations
 
+import os
+import sys
+from typing import Any, NamedTuple
 
-def main() -> None: ...
+import click
+
+from weft.cli.output import Output, end_with
+from weft.lineage.errors import UsageError
+
+__all__ = ["COMMANDS", "Session", "group", "main"]
+
+
+class _Place(NamedTuple):
+    """Where a command is defined, and the line `--help` shows for it without importing it."""
+
+    module: str
+    help: str
+
+
+#: In the order `weft --help` shows them.
+COMMANDS = {
+    "demo": _Place("weft.cli.demo", "Run a real flow in a temporary store and show what weft answers."),
+    "runs": _Place("weft.cli.runs", "List runs, newest first."),
+    "show": _Place("weft.cli.show", "Show a run, a step, a task or an artifact."),
+    "logs": _Place("weft.cli.console", "Show what tasks printed."),
+    "lineage": _Place("weft.cli.trace", "Show what something was made from, and what was made from it."),
+    "sql": _Place("weft.cli.sql", "Ask the whole history in SQL, read-only."),
+    "log": _Place("weft.cli.log", "Show the events themselves."),
+    "verify": _Place("weft.cli.care", "Check every byte of the store against its checksums."),
+    "compact": _Place("weft.cli.care", "Seal closed journals into Parquet segments."),
+}
+
+_EPILOG = """\b
+Examples:
+  weft demo
+  weft runs --status failed
+  weft show MyFlow/17
+  weft lineage MyFlow/17/end --up
+  weft sql "SELECT flow, status, count(*) FROM runs GROUP BY ALL"
+  weft --as-of 2026-01-31T18:00 runs
+
+The store is --store, else $WEFT_STORE, else the nearest .weft folder above the working directory.
+Exit codes: 0 done, 1 failed or damage found, 2 wrong usage or nothing of that name, 3 the store cannot be used.
+"""
+
+
+class Session(NamedTuple):
+    """What the options before the command say."""
+
+    store_url: str | None
+    as_of: str | None
+
+
+class _LazyGroup(click.Group):
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        place = COMMANDS.get(cmd_name)
+        if place is None:
+            return None
+        from importlib import import_module
+
+        command = getattr(import_module(place.module), cmd_name)
+        assert isinstance(command, click.Command)
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, place.help) for name, place in COMMANDS.items()])
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        if args and args[0] not in COMMANDS and not args[0].startswith("-"):
+            raise UsageError(_unknown_command(args[0]))
+        return super().resolve_command(ctx, args)
+
+
+def _unknown_command(name: str) -> str:
+    from difflib import get_close_matches
+
+    near = get_close_matches(name, COMMANDS, n=2)
+    hint = f" Did you mean {' or '.join(near)}?" if near else ""
+    return f"There is no command {name!r}.{hint} `weft --help` lists the commands."
+
+
+@click.command(cls=_LazyGroup, epilog=_EPILOG, context_settings={"help_option_names": ["-h", "--help"]})
+@click.option("--store", "store_url", metavar="URL", help="The store to ask: a folder or any fsspec URL.")
+@click.option(
+    "--as-of", metavar="TIME", help="Answer as of this moment: ISO 8601 (local zone if none) or an event id."
+)
+@click.version_option(None, "--version", package_name="weft", message="weft %(version)s")
+@click.pass_context
+def group(ctx: click.Context, store_url: str | None, as_of: str | None) -> None:
+    """Ask what happened: runs, lineage and SQL over the event log of your flows."""
+    ctx.obj = Session(store_url or os.environ.get("WEFT_STORE") or None, as_of)
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Run the command line and end the process with its exit code."""
+    end_with(lambda: _run(sys.argv[1:] if arguments is None else arguments))
+
+
+def _run(arguments: list[str]) -> int | None:
+    try:
+        result: Any = group.main(arguments, prog_name="weft", standalone_mode=False)
+    except click.exceptions.NoArgsIsHelpError as help_text:
+        Output().line(help_text.format_message())
+        return 0
+    except click.UsageError as error:
+        place = f" `{error.ctx.command_path} --help` shows how to use it." if error.ctx else ""
+        raise UsageError(error.format_message().rstrip() + place) from error
+    except click.ClickException as error:
+        raise UsageError(error.format_message()) from error
+    except click.Abort:
+        return 1
+    return result if isinstance(result, int) else 0
