@@ -7,7 +7,7 @@ the source, topmost first. All of them may stand above or below `@step`, bare or
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, ClassVar, TypeVar, overload
+from typing import Any, ClassVar, Protocol, TypeVar, overload
 
 from weft.lineage.errors import UsageError
 
@@ -219,11 +219,27 @@ def step(
     return mark if function is None else mark(function)
 
 
+class _Usage(Protocol):
+    """A decorator that is used bare or with arguments."""
+
+    @overload
+    def __call__(self, function: Function, /) -> Function: ...
+    @overload
+    def __call__(self, **attributes: Any) -> Callable[[Function], Function]: ...
+
+
+def _typed(usage: Any) -> _Usage:
+    typed: _Usage = usage
+    return typed
+
+
+@_typed
 def retry(function: Any = None, /, **attributes: Any) -> Any:
     """`@retry(times=3, minutes_between_retries=2)`: make a failed attempt again, up to `times` more."""
     return _decorate(Retry, function, attributes)
 
 
+@_typed
 def catch(function: Any = None, /, **attributes: Any) -> Any:
     """`@catch(var=None, print_exception=True)`: let the flow go on after the last failed attempt.
 
@@ -232,16 +248,19 @@ def catch(function: Any = None, /, **attributes: Any) -> Any:
     return _decorate(Catch, function, attributes)
 
 
+@_typed
 def timeout(function: Any = None, /, **attributes: Any) -> Any:
     """`@timeout(seconds=0, minutes=0, hours=0)`: fail an attempt that runs longer than their sum."""
     return _decorate(Timeout, function, attributes)
 
 
+@_typed
 def environment(function: Any = None, /, **attributes: Any) -> Any:
     """`@environment(vars={})`: set environment variables for the process of the step."""
     return _decorate(Environment, function, attributes)
 
 
+@_typed
 def resources(function: Any = None, /, **attributes: Any) -> Any:
     """`@resources(cpu=1, gpu=None, disk=None, memory=4096, shared_memory=None)`: what the step would like."""
     return _decorate(Resources, function, attributes)
@@ -321,7 +340,7 @@ def _decorate(kind: type[Decorator], function: Any, attributes: dict[str, Any]) 
 
 
 def _require_function(name: str, function: object) -> None:
-    if isinstance(function, type) or not callable(function) or not hasattr(function, "__dict__"):
+    if isinstance(function, type) or not callable(function) or not hasattr(function, "__name__"):
         raise UsageError(
             f"@{name} stands on {function!r}. Put it on a method of a flow, with arguments by name."
         )

@@ -44,6 +44,7 @@ class _Files:
     def __init__(self) -> None:
         self._trees: dict[str, ast.Module] = {}
         self._classes: dict[str, dict[str, list[ast.ClassDef]]] = {}
+        self._methods: dict[type, dict[str, _Function]] = {}
 
     def path_of(self, owner: type) -> str:
         module = sys.modules.get(owner.__module__)
@@ -55,24 +56,21 @@ class _Files:
         if not steps_of(owner):
             return None
         definitions = self._definitions(path, owner.__name__).get(owner.__qualname__, [])
-        lines = {
-            _unwrapped(f).__code__.co_firstlineno for n, f in steps_of(owner).items() if n in vars(owner)
-        }
+        own_code = [_code_of(f) for name, f in steps_of(owner).items() if name in vars(owner)]
+        lines = {code.co_firstlineno for code in own_code if code is not None}
         exact = [d for d in definitions if lines & {_first_line(f) for f in _methods(d)}]
         return next(reversed(exact or definitions), None)
 
     def step(self, owner: type, name: str, function: Any) -> StepSource:
-        definition = self.class_definition(owner)
         path = self.path_of(owner)
-        found: list[_Function] = []
-        if definition is not None:
-            found = [method for method in _methods(definition) if method.name == name]
+        method = self._methods_of(owner).get(name)
+        found: list[_Function] = [] if method is None else [method]
         if not found:
             # A method that was put on the class from outside: its code says where it was written.
-            code = _unwrapped(function).__code__
-            path = code.co_filename
+            code = _code_of(function)
+            path = path if code is None else code.co_filename
             functions = (n for n in ast.walk(self._tree(path, owner.__name__)) if isinstance(n, _Function))
-            found = [f for f in functions if _first_line(f) == code.co_firstlineno]
+            found = [f for f in functions if code is not None and _first_line(f) == code.co_firstlineno]
         if not found:
             raise InvalidFlow(
                 f"The source of step {name} of {owner.__name__} is not in this file. "
@@ -80,6 +78,14 @@ class _Files:
                 path,
             )
         return StepSource(found[-1], path)
+
+    def _methods_of(self, owner: type) -> dict[str, _Function]:
+        """The methods of a class by name; of several with one name the last."""
+        if owner not in self._methods:
+            definition = self.class_definition(owner)
+            methods = [] if definition is None else _methods(definition)
+            self._methods[owner] = {method.name: method for method in methods}
+        return self._methods[owner]
 
     def _definitions(self, path: str, flow_name: str) -> dict[str, list[ast.ClassDef]]:
         if path not in self._classes:
@@ -142,16 +148,18 @@ def _first_line(function: _Function) -> int:
     return min([function.lineno, *(decorator.lineno for decorator in function.decorator_list)])
 
 
-def _unwrapped(function: Any) -> Any:
+def _code_of(function: Any) -> Any:
+    """The code of a function below its wrappers; None for a callable that has none."""
     while hasattr(function, "__wrapped__"):
         function = function.__wrapped__
-    return function
+    return getattr(function, "__code__", None)
 
 
 def _code_file(owner: type) -> str | None:
     """The file that the methods of a class were compiled from; a notebook's module has no `__file__`."""
     for name, function in steps_of(owner).items():
-        if name in vars(owner):
-            file: str = _unwrapped(function).__code__.co_filename
+        code = _code_of(function)
+        if name in vars(owner) and code is not None:
+            file: str = code.co_filename
             return file
     return None
