@@ -25,7 +25,9 @@ __all__ = [
     "JournalContent",
     "JournalProblem",
     "Place",
+    "is_closed",
     "is_writer_dead",
+    "parse_journal",
     "read_event_at",
     "read_journal",
 ]
@@ -241,13 +243,14 @@ def read_journal(storage: Storage, path: str) -> JournalContent:
 
     Raises: NotFound when it is gone (sealed, then removed: list again).
     """
+    return parse_journal(path, storage.get(path))
+
+
+def parse_journal(path: str, data: bytes) -> JournalContent:
+    """What the bytes of the journal `path` hold; see `read_journal`."""
     name = journal_name(path)
     if name is None:
         raise NotFound(f"{path} is no journal. Journals are named journal/<writer>-<first seq>.wj.")
-    return _content_of(path, name, storage.get(path))
-
-
-def _content_of(path: str, name: JournalName, data: bytes) -> JournalContent:
     events: list[Event] = []
     problems: list[JournalProblem] = []
     hasher = hashlib.sha256()
@@ -312,6 +315,21 @@ def read_event_at(place_path: str, offset: int, length: int, writer: bytes) -> E
         raise StoreDamaged(
             f"The journal {place_path} is damaged at byte {offset}: {error}. Run `weft verify`."
         ) from error
+
+
+def is_closed(storage: Storage, path: str) -> bool:
+    """Whether a journal ends with the frame that closes it; reads no more than that frame. Raises: NotFound."""
+    name = journal_name(path)
+    size = storage.size(path)
+    # The closing frame always has this length: its time is past 2**32.
+    length = len(encode(journal_closed(bytes(32)), 0, 1 << 40))
+    if name is None or size < length:
+        return False
+    try:
+        event = decode_frame(name.writer, storage.read_range(path, size - length, length))
+    except ValueError:
+        return False
+    return event.kind == "journal_closed"
 
 
 def is_writer_dead(storage: Storage, path: str) -> bool:

@@ -8,37 +8,17 @@ Names that start with a dot belong to writes under way; `list` leaves them out.
 
 from __future__ import annotations
 
-import errno
 import fcntl
 import os
 from collections.abc import Sequence
 from typing import Protocol
 
-from weft.lineage import clock
-from weft.lineage.errors import NotFound, StoreConflict, StoreError, StoreUnavailable
+from weft.lineage import clock, files
+from weft.lineage.errors import StoreConflict
 
 __all__ = ["AppendFile", "Data", "LocalStorage", "Lock", "MemoryStorage", "Storage"]
 
 Data = bytes | memoryview | Sequence[bytes | memoryview]
-
-_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-_FORBIDDEN = (errno.EROFS, errno.EACCES, errno.EPERM)
-_NETWORK_FILESYSTEMS = frozenset(
-    (
-        "9p",
-        "afs",
-        "beegfs",
-        "ceph",
-        "cifs",
-        "fuse.sshfs",
-        "glusterfs",
-        "lustre",
-        "ncpfs",
-        "nfs",
-        "nfs4",
-        "smb3",
-    )
-)
 
 
 class AppendFile(Protocol):
@@ -139,20 +119,20 @@ class LocalStorage:
     @property
     def locks_prove_death(self) -> bool:
         if self._locks_prove_death is None:
-            self._locks_prove_death = _file_system(self.root) not in _NETWORK_FILESYSTEMS
+            self._locks_prove_death = not files.is_on_network(self.root)
         return self._locks_prove_death
 
     def create_exclusive(self, path: str, data: Data) -> None:
         target = self._path(path)
         temporary = self._write_temporary(target, data)
         try:
-            _publish_exclusive(temporary, target)
+            files.publish_exclusive(temporary, target)
         except FileExistsError:
             raise StoreConflict(f"{target} exists already. Read it instead of creating it.") from None
         except OSError as error:
-            raise _unavailable(error, target) from error
+            raise files.unavailable(error, target) from error
         finally:
-            _remove(temporary)
+            files.remove(temporary)
         self._sync_parent(target)
 
     def put(self, path: str, data: Data) -> None:
@@ -161,8 +141,8 @@ class LocalStorage:
         try:
             os.rename(temporary, target)
         except OSError as error:
-            _remove(temporary)
-            raise _unavailable(error, target) from error
+            files.remove(temporary)
+            raise files.unavailable(error, target) from error
         self._sync_parent(target)
 
     def get(self, path: str) -> bytes:
@@ -170,14 +150,14 @@ class LocalStorage:
             with open(self._path(path), "rb", buffering=0) as file:
                 return file.read()
         except OSError as error:
-            raise _read_error(error, self._path(path)) from error
+            raise files.read_error(error, self._path(path)) from error
 
     def read_range(self, path: str, offset: int, length: int) -> bytes:
         try:
             with open(self._path(path), "rb", buffering=0) as file:
                 return os.pread(file.fileno(), length, offset)
         except OSError as error:
-            raise _read_error(error, self._path(path)) from error
+            raise files.read_error(error, self._path(path)) from error
 
     def list(self, prefix: str) -> list[str]:
         found: list[str] = []
@@ -194,7 +174,7 @@ class LocalStorage:
             except (FileNotFoundError, NotADirectoryError):
                 continue
             except OSError as error:
-                raise _unavailable(error, self._path(folder)) from error
+                raise files.unavailable(error, self._path(folder)) from error
         return sorted(found)
 
     def delete(self, path: str) -> None:
@@ -203,7 +183,7 @@ class LocalStorage:
         except FileNotFoundError:
             pass
         except OSError as error:
-            raise _unavailable(error, self._path(path)) from error
+            raise files.unavailable(error, self._path(path)) from error
 
     def exists(self, path: str) -> bool:
         return os.path.exists(self._path(path))
@@ -220,33 +200,33 @@ class LocalStorage:
         except FileNotFoundError:
             return False
         except OSError as error:
-            raise _unavailable(error, self._path(path)) from error
+            raise files.unavailable(error, self._path(path)) from error
         return True
 
     def create_append(self, path: str) -> AppendFile:
         target = self._path(path)
-        temporary = _temporary_name(target)
+        temporary = files.temporary_name(target)
         self._make_folder(os.path.dirname(target))
         try:
             descriptor = os.open(
                 temporary, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644
             )
         except OSError as error:
-            raise _unavailable(error, target) from error
+            raise files.unavailable(error, target) from error
         try:
             # Locked before it has its name: nobody can find it and believe its writer dead.
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            _publish_exclusive(temporary, target)
+            files.publish_exclusive(temporary, target)
             self._sync_parent(target)
         except BaseException as error:
             os.close(descriptor)
             if isinstance(error, FileExistsError):
                 raise StoreConflict(f"{target} exists already. Take another writer.") from None
             if isinstance(error, OSError):
-                raise _unavailable(error, target) from error
+                raise files.unavailable(error, target) from error
             raise
         finally:
-            _remove(temporary)
+            files.remove(temporary)
         return _LocalAppendFile(descriptor, target)
 
     def try_lock(self, path: str, *, shared: bool = False) -> Lock | None:
@@ -256,7 +236,7 @@ class LocalStorage:
         except FileNotFoundError:
             return None
         except OSError as error:
-            raise _unavailable(error, self._path(path)) from error
+            raise files.unavailable(error, self._path(path)) from error
         try:
             fcntl.flock(descriptor, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -264,11 +244,11 @@ class LocalStorage:
             return None
         except OSError as error:
             os.close(descriptor)
-            raise _unavailable(error, self._path(path)) from error
+            raise files.unavailable(error, self._path(path)) from error
         return _LocalLock(descriptor)
 
     def sync_folder(self, path: str) -> None:
-        _sync_folder(self._path(path))
+        files.sync_folder(self._path(path))
 
     def local_path(self, path: str) -> str | None:
         return self._path(path)
@@ -280,7 +260,7 @@ class LocalStorage:
         try:
             return os.stat(self._path(path))
         except OSError as error:
-            raise _read_error(error, self._path(path)) from error
+            raise files.read_error(error, self._path(path)) from error
 
     def _make_folder(self, folder: str) -> None:
         """Create a folder and those above it, each durable in the one above."""
@@ -293,12 +273,12 @@ class LocalStorage:
             self._make_folder(folder)
             return
         except OSError as error:
-            raise _unavailable(error, folder) from error
-        _sync_folder(os.path.dirname(folder))
+            raise files.unavailable(error, folder) from error
+        files.sync_folder(os.path.dirname(folder))
 
     def _write_temporary(self, target: str, data: Data) -> str:
         """Write and sync a file beside `target`; its folder is made where it is missing."""
-        temporary = _temporary_name(target)
+        temporary = files.temporary_name(target)
         flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
         try:
             try:
@@ -308,17 +288,17 @@ class LocalStorage:
                 descriptor = os.open(temporary, flags, 0o644)
             try:
                 for part in _parts_of(data):
-                    _write_all(descriptor, part)
-                _sync(descriptor)
+                    files.write_all(descriptor, part)
+                files.sync(descriptor)
             finally:
                 os.close(descriptor)
         except OSError as error:
-            _remove(temporary)
-            raise _unavailable(error, target) from error
+            files.remove(temporary)
+            raise files.unavailable(error, target) from error
         return temporary
 
     def _sync_parent(self, target: str) -> None:
-        _sync_folder(os.path.dirname(target))
+        files.sync_folder(os.path.dirname(target))
 
 
 class _LocalAppendFile:
@@ -334,19 +314,19 @@ class _LocalAppendFile:
         try:
             return os.write(self._descriptor, data)
         except OSError as error:
-            raise _unavailable(error, self._path) from error
+            raise files.unavailable(error, self._path) from error
 
     def truncate(self, size_bytes: int) -> None:
         try:
             os.ftruncate(self._descriptor, size_bytes)
         except OSError as error:
-            raise _unavailable(error, self._path) from error
+            raise files.unavailable(error, self._path) from error
 
     def sync(self) -> None:
         try:
-            _sync(self._descriptor)
+            files.sync(self._descriptor)
         except OSError as error:
-            raise _unavailable(error, self._path) from error
+            raise files.unavailable(error, self._path) from error
 
     def close(self) -> None:
         if self._descriptor >= 0:
@@ -447,7 +427,7 @@ class MemoryStorage:
         try:
             return self.files[path]
         except KeyError:
-            raise _not_found(path) from None
+            raise files.not_found(path) from None
 
 
 class _MemoryAppendFile:
@@ -489,98 +469,3 @@ class _MemoryLock:
 
 def _parts_of(data: Data) -> Sequence[bytes | memoryview]:
     return [data] if isinstance(data, bytes | bytearray | memoryview) else data
-
-
-def _temporary_name(target: str) -> str:
-    folder, _, name = target.rpartition("/")
-    return f"{folder}/.{name}.{clock.random_bytes(6).hex()}.tmp"
-
-
-def _publish_exclusive(temporary: str, target: str) -> None:
-    """Give a file its name, unless there is one of that name (FileExistsError)."""
-    try:
-        os.link(temporary, target)
-    except FileExistsError:
-        raise
-    except OSError as error:
-        if error.errno not in (errno.EPERM, errno.ENOSYS, errno.EOPNOTSUPP, errno.EMLINK):
-            raise
-        # A file system without hard links: the name is claimed first, then the content takes it over.
-        os.close(os.open(target, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644))
-        os.rename(temporary, target)
-
-
-def _remove(path: str) -> None:
-    try:
-        os.unlink(path)
-    except FileNotFoundError:
-        pass
-    except OSError as error:
-        raise _unavailable(error, path) from error
-
-
-def _write_all(descriptor: int, data: bytes | memoryview) -> None:
-    rest = memoryview(data).cast("B")
-    while rest:
-        rest = rest[os.write(descriptor, rest) :]
-
-
-def _sync(descriptor: int) -> None:
-    """Durable bytes; the times of the file may lag."""
-    if hasattr(fcntl, "F_FULLFSYNC"):
-        # On macOS fsync stops at the drive's own cache.
-        fcntl.fcntl(descriptor, fcntl.F_FULLFSYNC)
-    else:
-        os.fdatasync(descriptor)
-
-
-def _sync_folder(folder: str) -> None:
-    try:
-        descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
-    except OSError as error:
-        raise _unavailable(error, folder) from error
-
-
-def _file_system(path: str) -> str:
-    """The type of the file system a path lies on; empty where the kernel does not say."""
-    try:
-        with open("/proc/self/mounts", encoding="utf-8", errors="replace") as file:
-            mounts = [line.split(" ")[1:3] for line in file]
-    except OSError:
-        return ""
-    real = os.path.realpath(path)
-    best = ("", "")
-    for point, kind in mounts:
-        # Later lines hide earlier ones at the same point.
-        if (real == point or real.startswith(point.rstrip("/") + "/")) and len(point) >= len(best[0]):
-            best = (point, kind)
-    return best[1]
-
-
-def _not_found(path: str) -> NotFound:
-    return NotFound(f"{path} is not in the store. Run `weft verify` to see what else is missing.")
-
-
-def _read_error(error: OSError, path: str) -> NotFound | StoreError:
-    if isinstance(error, FileNotFoundError | NotADirectoryError):
-        return _not_found(path)
-    return _unavailable(error, path)
-
-
-def _unavailable(error: OSError, path: str) -> StoreUnavailable:
-    """One clear sentence for what the operating system said, and what to do about it."""
-    if error.errno in _FULL:
-        return StoreUnavailable(
-            f"The disk is full: {path} cannot be written ({error.strerror}). Free some space and try again."
-        )
-    if error.errno in _FORBIDDEN:
-        return StoreUnavailable(
-            f"The store does not allow this: {path} ({error.strerror}). Make it writable, or name another one with --store."
-        )
-    return StoreUnavailable(
-        f"{path} is out of reach ({error.strerror}). Check the disk or the path, then try again."
-    )
