@@ -16,6 +16,8 @@ from typing import Any
 
 import msgpack
 
+from weft.lineage.arrays import map_private
+
 __all__ = ["PICKLE", "PICKLE_BUFFERS", "dump_pickle", "load_pickle"]
 
 PICKLE = "pickle/5"
@@ -69,14 +71,6 @@ def load_pickle(serializer: str, data: bytes | memoryview, path: str | None) -> 
             buffers.append(bytes(taken) if is_readonly else bytearray(taken))
     offset, length, _ = directory[0]
     return pickle.loads(view[offset : offset + length], buffers=buffers)
-
-
-def map_private(path: str) -> Any:
-    """A file mapped so that changes stay in this process."""
-    import mmap
-
-    with open(path, "rb") as file:
-        return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY)
 
 
 def _join(contents: list[memoryview]) -> list[bytes | memoryview]:

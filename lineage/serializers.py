@@ -16,6 +16,7 @@ from __future__ import annotations
 import hashlib
 from typing import Any, NamedTuple
 
+from weft.lineage.arrays import NPY, dump_array, is_plain_array, load_array
 from weft.lineage.errors import NotSerializable, StoreDamaged, StoreTooNew, UsageError, WeftError
 from weft.lineage.pickles import PICKLE, PICKLE_BUFFERS, dump_pickle, load_pickle
 from weft.lineage.plain import NotPlain, dump_plain, load_plain
@@ -82,6 +83,8 @@ def load(serializer: str, data: bytes | memoryview, path: str | None = None, tru
     try:
         if serializer == _PLAIN:
             return load_plain(data)
+        if serializer == NPY:
+            return load_array(data, path)
     except ImportError:
         raise
     except Exception as error:
@@ -98,8 +101,10 @@ def is_pickle(serializer: str) -> bool:
     return serializer.startswith("pickle")
 
 
-def _dump_other(value: object) -> tuple[str, list[bytes | memoryview], bool]:
+def _dump_other(value: Any) -> tuple[str, list[bytes | memoryview], bool]:
     """Serializer, parts, and whether the value is immutable."""
+    if is_plain_array(value):
+        return NPY, dump_array(value), False
     serializer, parts = _dump_by_pickle(value)
     return serializer, parts, False
 
