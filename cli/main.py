@@ -9,9 +9,10 @@ from typing import Any, NamedTuple
 import click
 
 from weft.cli.output import Output, end_with
+from weft.cli.session import Session
 from weft.lineage.errors import UsageError
 
-__all__ = ["COMMANDS", "Session", "group", "main"]
+__all__ = ["COMMANDS", "group", "main"]
 
 
 class _Place(NamedTuple):
@@ -46,13 +47,6 @@ Examples:
 The store is --store, else $WEFT_STORE, else the nearest .weft folder above the working directory.
 Exit codes: 0 done, 1 failed or damage found, 2 wrong usage or nothing of that name, 3 the store cannot be used.
 """
-
-
-class Session(NamedTuple):
-    """What the options before the command say."""
-
-    store_url: str | None
-    as_of: str | None
 
 
 class _LazyGroup(click.Group):

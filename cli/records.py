@@ -1,0 +1,157 @@
+"""What is recorded of one run, step, task or artifact, as plain documents for `weft show`."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from weft.cli.session import rows_of
+from weft.lineage.errors import NotFound
+from weft.lineage.ids import Pathspec
+
+if TYPE_CHECKING:
+    from weft.lineage.store import Store
+
+__all__ = ["record_of"]
+
+Record = dict[str, Any]
+
+_LEVELS = ("flow", "run_id", "step", "task_id", "name")
+_VIEWS = {1: "runs", 2: "runs", 3: "steps", 4: "tasks", 5: "artifacts"}
+_NOUNS = {1: "flow", 2: "run", 3: "step", 4: "task", 5: "artifact"}
+_NEAR_NAMES_MAX = 3
+_CONSUMERS_MAX = 100
+_PREVIEW_ROWS = 5
+_TABLE_SERIALIZERS = ("arrow", "pandas", "polars", "parquet")
+
+
+def record_of(store: Store, spec: Pathspec) -> Record:
+    """The document of what a pathspec names; its `kind` is "flow", "run", "step", "task" or "artifact".
+
+    Raises: NotFound, with near names.
+    """
+    level = sum(part is not None for part in spec)
+    _check_exists(store, spec, level)
+    shape = (_flow_record, _run_record, _step_record, _task_record, _artifact_record)[level - 1]
+    return {"kind": _NOUNS[level], "pathspec": str(spec), **shape(store, spec)}
+
+
+def _where(spec: Pathspec, level: int, table: str = "") -> tuple[str, Record]:
+    """The condition for a pathspec's first `level` parts, and its parameters."""
+    prefix = f"{table}." if table else ""
+    names = _LEVELS[:level]
+    params = {name: part for name, part in zip(names, spec, strict=False)}
+    return " AND ".join(f"{prefix}{name} = ${name}" for name in names), params
+
+
+def _check_exists(store: Store, spec: Pathspec, level: int) -> None:
+    """Raises: NotFound, naming the first part that is not there and what comes near it."""
+    for depth in range(1, level + 1):
+        condition, params = _where(spec, depth)
+        view, column = _VIEWS[depth], _LEVELS[depth - 1]
+        if rows_of(store, f"SELECT 1 AS found FROM {view} WHERE {condition} LIMIT 1", **params):
+            continue
+        above, above_params = _where(spec, depth - 1)
+        query = f"SELECT DISTINCT {column} AS name FROM {view}" + (f" WHERE {above}" if above else "")
+        names = [row["name"] for row in rows_of(store, query, **above_params)]
+        wanted = spec[depth - 1]
+        assert wanted is not None
+        parent = "/".join(part for part in spec[: depth - 1] if part is not None)
+        raise NotFound(_missing(parent, _NOUNS[depth], wanted, names))
+
+
+def _missing(parent: str, noun: str, wanted: str, names: list[str]) -> str:
+    from difflib import get_close_matches
+
+    near = get_close_matches(wanted, names, n=_NEAR_NAMES_MAX) or sorted(names)[-_NEAR_NAMES_MAX:]
+    message = f"There is no {noun} {wanted!r}" + (f" in {parent}." if parent else " in this store.")
+    if near:
+        return f"{message} Near names: {', '.join(near)}."
+    return f"{message} `weft runs` lists what is recorded."
+
+
+def _flow_record(store: Store, spec: Pathspec) -> Record:
+    query = "SELECT * FROM runs WHERE flow = $flow ORDER BY started_at DESC"
+    return {"runs": rows_of(store, query, flow=spec.flow)}
+
+
+def _run_record(store: Store, spec: Pathspec) -> Record:
+    condition, params = _where(spec, 2)
+    of_task = "AND a.step = t.step AND a.task_id = t.task_id"
+    failures = f"""
+        SELECT t.step, t.task_id, t.pathspec, t.foreach_path, t.status, a.attempt,
+               a.error_type, a.error_message, a.exit_signal
+        FROM tasks t LEFT JOIN attempts a ON a.flow = t.flow AND a.run_id = t.run_id {of_task}
+        WHERE {_where(spec, 2, "t")[0]} AND t.status IN ('failed', 'caught', 'lost')
+        QUALIFY row_number() OVER (PARTITION BY t.step, t.task_id ORDER BY a.attempt DESC) = 1
+        ORDER BY t.finished_at, t.step, t.task_id"""
+    return {
+        "run": rows_of(store, f"SELECT * FROM runs WHERE {condition}", **params)[0],
+        "parameters": rows_of(
+            store,
+            f"SELECT name, value, value_number FROM parameters WHERE {condition} ORDER BY name",
+            **params,
+        ),
+        "tags": rows_of(
+            store, f"SELECT tag, kind, added_at FROM tags WHERE {condition} ORDER BY tag", **params
+        ),
+        "steps": rows_of(store, f"SELECT * FROM steps WHERE {condition} ORDER BY started_at, step", **params),
+        "failures": rows_of(store, failures, **params),
+    }
+
+
+def _step_record(store: Store, spec: Pathspec) -> Record:
+    condition, params = _where(spec, 3)
+    order = "ORDER BY TRY_CAST(task_id AS BIGINT), task_id"
+    return {
+        "step": rows_of(store, f"SELECT * FROM steps WHERE {condition}", **params)[0],
+        "tasks": rows_of(store, f"SELECT * FROM tasks WHERE {condition} {order}", **params),
+    }
+
+
+def _task_record(store: Store, spec: Pathspec) -> Record:
+    condition, params = _where(spec, 4)
+    attempts = rows_of(store, f"SELECT * FROM attempts WHERE {condition} ORDER BY attempt", **params)
+    return {
+        "task": rows_of(store, f"SELECT * FROM tasks WHERE {condition}", **params)[0],
+        "attempts": attempts,
+        "inputs": rows_of(
+            store,
+            f"SELECT attempt, name, item_index, digest, is_absent, producer_pathspec, used_at "
+            f"FROM artifact_uses WHERE {condition} ORDER BY attempt, name, producer_pathspec",
+            **params,
+        ),
+        "artifacts": rows_of(
+            store, f"SELECT * FROM artifacts WHERE {condition} ORDER BY attempt, name", **params
+        ),
+    }
+
+
+def _artifact_record(store: Store, spec: Pathspec) -> Record:
+    condition, params = _where(spec, 5)
+    query = f"SELECT * FROM artifacts WHERE {condition} ORDER BY attempt DESC LIMIT 1"
+    artifact = rows_of(store, query, **params)[0]
+    own = "/".join(part for part in spec[:4] if part is not None)
+    producer = artifact["producer_pathspec"]
+    consumers = f"""
+        SELECT DISTINCT flow || '/' || run_id || '/' || step || '/' || task_id AS pathspec, item_index
+        FROM artifact_uses
+        WHERE name = $name AND producer_pathspec IN ($producer, $own) AND NOT is_absent
+        ORDER BY pathspec, item_index LIMIT {_CONSUMERS_MAX}"""
+    return {
+        "artifact": artifact,
+        "producer": producer,
+        "consumers": rows_of(store, consumers, name=spec.name, producer=producer, own=own),
+        "rows": _first_rows(store, spec, artifact),
+    }
+
+
+def _first_rows(store: Store, spec: Pathspec, artifact: Record) -> list[Record] | None:
+    """The first rows of an artifact that is a table, None for all others. No pickle is ever loaded."""
+    if not any(tag in artifact["serializer"] for tag in _TABLE_SERIALIZERS):
+        return None
+    if not all(part.isidentifier() for part in (spec.flow, spec.step or "", spec.name or "")):
+        return None
+    query = f"""
+        SELECT * EXCLUDE (flow, run_id, task_id) FROM artifact('{spec.flow}/{spec.step}/{spec.name}')
+        WHERE run_id = $run_id AND task_id = $task_id LIMIT {_PREVIEW_ROWS}"""
+    return rows_of(store, query, run_id=spec.run_id, task_id=spec.task_id)
