@@ -1,0 +1,222 @@
+"""The views in DuckDB: an in-memory database that holds the events and what they fold to.
+
+Hot tails go in as rows; segments are read where they lie, by an explicit list of files, or are copied
+in when they are small. Folds are worked out when a query first needs them and kept until more events
+come. The database is a cache: nothing is lost with it.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from weft.lineage import fence, view_sql
+from weft.lineage.codec import row_of
+from weft.lineage.errors import QueryError
+from weft.lineage.events import COLUMNS, FAMILIES, Event, family_of
+
+__all__ = ["Views", "load_engine"]
+
+#: Segments up to this size together are copied into memory, so that folds of them can be kept.
+_COPIED_BYTES_MAX = 8 * 1024 * 1024
+_THREADS_MAX = 8
+_MEMORY_BYTES_MIN = 512 * 1024 * 1024
+
+_SEQ = [column.name for column in COLUMNS].index("seq")
+
+_NEEDS = {
+    "runs": ("runs", "attempts", "tasks"),
+    "steps": ("runs", "attempts", "tasks"),
+    "tasks": ("runs", "attempts", "tasks", "reuses"),
+    "attempts": ("runs", "attempts", "tasks", "reuses"),
+    "artifacts": ("runs", "attempts", "tasks", "reuses", "retried"),
+    "artifact_uses": ("runs", "attempts", "tasks", "reuses"),
+    "external_uses": ("runs", "attempts", "tasks", "reuses"),
+    "parameters": ("runs",),
+    "tags": ("runs",),
+    "events": ("runs",),
+}
+
+
+def load_engine(with_wrappers: bool) -> Any:
+    """DuckDB's module. Without its Python wrappers it loads 80 ms faster and cannot give frames.
+
+    The bare module's name is private, so another version may lack it.
+    """
+    if not with_wrappers:
+        try:
+            import _duckdb
+
+            return _duckdb
+        except ImportError:
+            pass
+    import duckdb
+
+    return duckdb
+
+
+class Views:
+    """One connection that carries the views. Not safe to use from two threads at once.
+
+    `segments` are files of sealed events by family, `readable` further files that queries may open.
+    """
+
+    def __init__(
+        self,
+        engine: Any,
+        segments: Mapping[str, Sequence[str]],
+        as_of_us: int | None = None,
+        readable: Sequence[str] = (),
+    ) -> None:
+        self._engine = engine
+        self._has_twins: bool | None = None
+        self._folded: set[str] = set()
+        self._results = 0
+        self.connection = engine.connect(":memory:", config=_config())
+        self._create_events(segments, as_of_us)
+        files = [file for listed in segments.values() for file in listed]
+        fence.shut(self.connection, [*files, *readable])
+
+    def add(self, events: Iterable[Event]) -> None:
+        """Put in events that are in no segment and were not put in before."""
+        rows: dict[str, list[tuple[Any, ...]]] = {}
+        for event in events:
+            rows.setdefault(family_of(event.kind), []).append(row_of(event))
+        for family, listed in rows.items():
+            self._insert(f"raw.hot_{family}", [column.sql_type for column in COLUMNS], listed)
+        self._forget_folds()
+
+    def set_clock(self, liveness: Mapping[bytes, bool], now_us: int | None) -> None:
+        """Say what time it is, and which writers are known to live (True) or to be dead (False)."""
+        self.connection.execute("delete from raw.writers")
+        rows = [(writer, not lives) for writer, lives in liveness.items()]
+        if rows:
+            self._insert("raw.writers", ["BLOB", "BOOLEAN"], rows)
+        self.connection.execute("update raw.clock set now_us = ?", [now_us])
+        self._forget_folds()
+
+    def rows(self, query: str, params: Any = None) -> list[tuple[Any, ...]]:
+        """Run a query of our own and fetch it."""
+        self._fold_for(query)
+        rows: list[tuple[Any, ...]] = self.connection.execute(query, params).fetchall()
+        return rows
+
+    def ask(self, query: str, params: Any = None) -> str:
+        """Run a user's query, keep its rows in a temporary table, and give that table's name.
+
+        Raises: QueryError.
+        """
+        statement = fence.check(self.connection, query)
+        self._fold_for(statement.text)
+        self._results += 1
+        name = f"result_{self._results}"
+        try:
+            self.connection.execute("begin transaction read only")
+            try:
+                if statement.is_explain:
+                    self._keep_plan(name, statement.text, params)
+                else:
+                    self.connection.execute(f"create temp table {name} as (\n{statement.text}\n)", params)
+                self.connection.execute("commit")
+            except BaseException:
+                self.connection.execute("rollback")
+                raise
+        except self._engine.Error as error:
+            raise QueryError(_message(error)) from None
+        return name
+
+    def create(self, name: str, types: Mapping[str, str], rows: Sequence[tuple[Any, ...]]) -> None:
+        """Make a table of rows in schema `call`, where the results of table functions lie."""
+        columns = ", ".join(f"{column} {sql_type}" for column, sql_type in types.items())
+        self.connection.execute(f"create or replace table call.{name} ({columns})")
+        if rows:
+            self._insert(f"call.{name}", list(types.values()), rows)
+
+    def _keep_plan(self, name: str, text: str, params: Any) -> None:
+        rows = self.connection.execute(text, params).fetchall()
+        self.connection.execute(
+            f"create temp table {name} as select unnest(?::VARCHAR[]) explain_key, unnest(?::VARCHAR[]) explain_value",
+            [[str(row[0]) for row in rows], [str(row[1]) for row in rows]],
+        )
+
+    def _create_events(self, segments: Mapping[str, Sequence[str]], as_of_us: int | None) -> None:
+        size_bytes = sum(os.path.getsize(file) for files in segments.values() for file in files)
+        self._keeps_folds = size_bytes <= _COPIED_BYTES_MAX
+        until = "" if as_of_us is None else f" where time_us <= {int(as_of_us)}"
+        statements = [
+            "create schema raw; create schema fold; create schema call",
+            "create table raw.writers (writer BLOB, is_dead BOOLEAN)",
+            "create table raw.clock as select null::BIGINT as now_us",
+        ]
+        for family in FAMILIES:
+            hot = f"raw.hot_{family}"
+            statements.append(f"create table {hot} as {view_sql.empty_events()}")
+            files = segments.get(family, ())
+            sealed = f"{view_sql.read_events(files)}{until}" if files else ""
+            if sealed and self._keeps_folds:
+                statements.append(f"insert into {hot} {sealed}")
+                sealed = ""
+            both = f"select * from {hot}{until}" + (f" union all {sealed}" if sealed else "")
+            statements.append(f"create view raw.{family}_events as {both}")
+        self.connection.execute(";".join(statements))
+
+    def _forget_folds(self) -> None:
+        self._has_twins = None
+
+    def _fold_for(self, query: str) -> None:
+        """Make ready what a query may need: the folds below every view whose name it mentions."""
+        if self._has_twins is None:
+            found = bool(self.connection.execute(view_sql.twins()).fetchall())
+            self._create_views(found)
+            self._has_twins = found
+        if not self._keeps_folds:
+            return
+        text = query.lower()
+        needed = {fold for view, folds in _NEEDS.items() if view in text for fold in folds}
+        for name in view_sql.FOLDS:
+            if name in needed and name not in self._folded:
+                self.connection.execute(
+                    f"drop view fold.{name}; "
+                    f"create table fold.{name} as {view_sql.fold_sql(name, bool(self._has_twins))}"
+                )
+                self._folded.add(name)
+
+    def _create_views(self, has_twins: bool) -> None:
+        statements = [f"drop table fold.{name}" for name in self._folded]
+        self._folded.clear()
+        for name in view_sql.FOLDS:
+            statements.append(f"create or replace view fold.{name} as {view_sql.fold_sql(name, has_twins)}")
+        for name in view_sql.VIEWS:
+            statements.append(f"create or replace view {name} as {view_sql.view_sql(name, has_twins)}")
+        self.connection.execute(";".join(statements))
+
+    def _insert(self, table: str, types: Sequence[str], rows: Sequence[tuple[Any, ...]]) -> None:
+        """Insert rows as one list per column; a column that is the same in all rows goes in as one value."""
+        parts = []
+        params = []
+        for position, (sql_type, values) in enumerate(zip(types, zip(*rows, strict=True), strict=True)):
+            is_list = position == _SEQ or values.count(values[0]) != len(values)
+            parts.append(f"unnest(?::{sql_type}[])" if is_list or position == 0 else f"?::{sql_type}")
+            params.append(list(values) if is_list or position == 0 else values[0])
+        self.connection.execute(f"insert into {table} select {', '.join(parts)}", params)
+
+
+def _config() -> dict[str, Any]:
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 4
+    return {
+        "threads": min(_THREADS_MAX, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 2),
+        "memory_limit": f"{max(_MEMORY_BYTES_MIN, memory)}B",
+        "temp_directory": "",
+        "autoinstall_known_extensions": False,
+        "autoload_known_extensions": False,
+        "python_enable_replacements": False,
+    }
+
+
+def _message(error: Exception) -> str:
+    """DuckDB's message; its line numbers are those of the user's text, not of the statement around it."""
+    import re
+
+    text = re.sub(r"\bLINE (\d+):", lambda match: f"LINE {max(1, int(match[1]) - 1)}:", str(error))
+    return f"{text}\nCorrect the query."
