@@ -1,20 +1,33 @@
-"""`weft.json`: which format a store has, which weft created it, and its id."""
+"""`weft.json`: which format a store has, which weft created it, and its id; and where a store is looked for."""
 
 from __future__ import annotations
 
+import os
+from collections.abc import Mapping
 from typing import NamedTuple
 
 from weft.lineage import clock
 from weft.lineage.errors import NotFound, StoreConflict, StoreDamaged, StoreTooNew
 from weft.lineage.paths import DESCRIPTION
 from weft.lineage.storage import Storage
+from weft.lineage.version import VERSION
 
-__all__ = ["FORMAT", "WEFT_VERSION", "Description", "create_store", "read_description"]
+__all__ = [
+    "FORMAT",
+    "STORE_FOLDER",
+    "STORE_VARIABLE",
+    "Description",
+    "create_store",
+    "find_store",
+    "read_description",
+]
 
 #: The format of the bytes on disk. It rises when an older weft could not read them rightly.
 FORMAT = 1
 
-WEFT_VERSION = "0.1.0"
+#: The default store's folder, beside the flow or above it.
+STORE_FOLDER = ".weft"
+STORE_VARIABLE = "WEFT_STORE"
 
 _STORE_ID_BYTES = 16
 _IGNORE_FILE = ".gitignore"
@@ -28,7 +41,23 @@ class Description(NamedTuple):
     store_id: str
 
 
-def create_store(storage: Storage) -> Description:
+def find_store(folder: str, environ: Mapping[str, str]) -> str | None:
+    """Where the store is: what WEFT_STORE says, else the nearest `.weft` in `folder` or above it, else None."""
+    named = environ.get(STORE_VARIABLE)
+    if named:
+        return named
+    folder = os.path.abspath(folder)
+    while True:
+        candidate = os.path.join(folder, STORE_FOLDER)
+        if os.path.exists(os.path.join(candidate, DESCRIPTION)):
+            return candidate
+        above = os.path.dirname(folder)
+        if above == folder:
+            return None
+        folder = above
+
+
+def create_store(storage: Storage, version: str = VERSION) -> Description:
     """Make the store if there is none, and give the description of what is there.
 
     Any number of processes may do so at once: all get the same answer.
@@ -39,7 +68,7 @@ def create_store(storage: Storage) -> Description:
 
     if storage.exists(DESCRIPTION):
         return read_description(storage)
-    description = Description(FORMAT, WEFT_VERSION, clock.random_bytes(_STORE_ID_BYTES).hex())
+    description = Description(FORMAT, version, clock.random_bytes(_STORE_ID_BYTES).hex())
     text = json.dumps(description._asdict(), indent=2) + "\n"
     if not storage.exists(_IGNORE_FILE):
         storage.put(_IGNORE_FILE, b"*\n")
@@ -67,7 +96,7 @@ def read_description(storage: Storage) -> Description:
         if store_format > FORMAT:
             raise StoreTooNew(
                 f"The store at {storage.url} has format {store_format}, written by weft {version}; "
-                f"this is weft {WEFT_VERSION}, which reads up to format {FORMAT}. Upgrade weft."
+                f"this is weft {VERSION}, which reads up to format {FORMAT}. Upgrade weft."
             )
         return Description(store_format, version, str(fields["store_id"]))
     except (ValueError, KeyError, TypeError) as error:

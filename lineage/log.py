@@ -135,7 +135,7 @@ class EventLog:
         for piece in pieces:
             for file in piece.segment.files.values():
                 if file.path not in self._proven:
-                    check_segment_file(self.storage, file)
+                    check_segment_file(self.storage, file.path, file.digest)
                     self._proven.add(file.path)
         whole = [segment for segment in segments if not segment.missing]
         tail = list(self._tail(journals, whole, flow, run_id, run_uid))

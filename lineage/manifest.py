@@ -21,7 +21,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
 from weft.lineage.errors import NotFound, StoreDamaged, StoreTooNew
-from weft.lineage.paths import SEGMENTS, segment_name
+from weft.lineage.paths import SEGMENTS, SegmentName, segment_name
 from weft.lineage.storage import Storage
 
 __all__ = [
@@ -38,6 +38,7 @@ __all__ = [
     "is_covered",
     "list_segment_files",
     "pieces_of",
+    "read_segment_file",
     "segment_id_of",
     "segments_of",
 ]
@@ -172,17 +173,20 @@ def list_segment_files(storage: Storage, known: dict[str, SegmentFile]) -> list[
         file = known.get(path)
         if file is None:
             try:
-                footer = footer_of(storage, path)
+                file = known[path] = read_segment_file(storage, path, name)
             except NotFound:
                 # Replaced by a compaction since it was listed.
                 continue
-            if footer.family != name.family:
-                raise damaged_segment(
-                    storage, path, f"it lies in the wrong folder, its family is {footer.family}"
-                )
-            file = known[path] = SegmentFile(path, name.digest, footer)
         found.append(file)
     return found
+
+
+def read_segment_file(storage: Storage, path: str, name: SegmentName) -> SegmentFile:
+    """Read what a segment file says of itself. Raises: StoreDamaged, StoreTooNew, NotFound."""
+    footer = footer_of(storage, path)
+    if footer.family != name.family:
+        raise damaged_segment(storage, path, f"it lies in the wrong folder, its family is {footer.family}")
+    return SegmentFile(path, name.digest, footer)
 
 
 def segments_of(files: Iterable[SegmentFile]) -> list[Segment]:

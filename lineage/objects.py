@@ -10,7 +10,9 @@ from weft.lineage.ids import digest_to_text
 from weft.lineage.paths import OBJECTS, digest_of_object, object_path
 from weft.lineage.storage import Storage
 
-__all__ = ["Objects"]
+__all__ = ["Objects", "sha256_of"]
+
+_CHUNK_BYTES = 4 * 1024 * 1024
 
 
 class Objects:
@@ -71,6 +73,16 @@ class Objects:
             digest = digest_of_object(path)
             if digest is not None:
                 yield digest
+
+
+def sha256_of(storage: Storage, path: str) -> bytes:
+    """The sha256 of a file, read piece by piece. Raises: NotFound."""
+    hasher = hashlib.sha256()
+    offset = 0
+    while chunk := storage.read_range(path, offset, _CHUNK_BYTES):
+        hasher.update(chunk)
+        offset += len(chunk)
+    return hasher.digest()
 
 
 def _missing(digest: bytes) -> NotFound:

@@ -192,7 +192,7 @@ def _may_replace_journals(storage: Storage, segment: Segment, newest_us: int, re
         return False
     try:
         for file in files:
-            check_segment_file(storage, file)
+            check_segment_file(storage, file.path, file.digest)
     except StoreDamaged as error:
         report.left.append((next(iter(files)).path, str(error)))
         return False

@@ -24,6 +24,7 @@ from weft.lineage.manifest import (
     footer_text,
     segment_id_of,
 )
+from weft.lineage.objects import sha256_of
 from weft.lineage.paths import SegmentName, segment_path
 from weft.lineage.storage import Storage
 
@@ -32,7 +33,6 @@ __all__ = ["check_segment_file", "encode_segment", "read_piece", "schema_map_sql
 _ROW_GROUP_ROWS = 32_768
 _ZSTD_LEVEL = 1
 _BLOOM_FALSE_POSITIVES = 0.01
-_HASH_CHUNK_BYTES = 4 * 1024 * 1024
 
 _ARROW_TYPES = {
     "VARCHAR": "string",
@@ -87,26 +87,10 @@ def encode_segment(
     return encoded
 
 
-def check_segment_file(storage: Storage, file: SegmentFile) -> bytes | None:
-    """Prove a segment file by its sha256. Gives its bytes where the store is no local folder, else None.
-
-    Raises: StoreDamaged, NotFound.
-    """
-    local = storage.local_path(file.path)
-    data = None
-    if local is None:
-        data = storage.get(file.path)
-        digest = hashlib.sha256(data).digest()
-    else:
-        hasher = hashlib.sha256()
-        offset = 0
-        while chunk := storage.read_range(file.path, offset, _HASH_CHUNK_BYTES):
-            hasher.update(chunk)
-            offset += len(chunk)
-        digest = hasher.digest()
-    if digest != file.digest:
-        raise damaged_segment(storage, file.path, "its bytes are others than its name says")
-    return data
+def check_segment_file(storage: Storage, path: str, digest: bytes) -> None:
+    """Prove a segment file by its sha256. Raises: StoreDamaged, NotFound."""
+    if sha256_of(storage, path) != digest:
+        raise damaged_segment(storage, path, "its bytes are others than its name says")
 
 
 def schema_map_sql() -> str:
@@ -132,7 +116,7 @@ def read_piece(
             if path is None:
                 path = os.path.join(folder, os.path.basename(file.path))
                 with open(path, "wb") as copy:
-                    copy.write(check_segment_file(storage, file) or b"")
+                    copy.write(storage.get(file.path))
             paths.append(path)
         yield from _read_files(paths, piece, {"flow": flow, "run_id": run_id, "run_uid": run_uid})
 
