@@ -385,29 +385,23 @@ def task_reused(
     origin: Pathspec,
     parents: tuple[tuple[str, str], ...],
     levels: tuple[Level, ...],
-    transition: Payload,
-    reason: str,
+    item: Content | None,
+    payload: Payload,
 ) -> Event:
     """A task of an earlier run stands for this one: nothing is run, all it recorded holds here too.
 
-    `producer_*` name the task that really ran (never another reused one). Payload: `parents` (ids of
-    this run), `levels`, `transition` (as in `attempt_succeeded`), `reason`, `status` ("succeeded" or
-    "caught").
+    `producer_*` name the task that really ran (never another reused one); `item` is as in
+    `task_created`. Payload: `parents` (ids of this run), `levels`, the transition as in
+    `attempt_succeeded`, `reason` (text) and `status` ("succeeded" or "caught").
     """
-    return _of_task(
-        "task_reused",
-        task,
-        foreach_path=format_foreach_path(levels),
+    created = task_created(task, parents, levels, item)
+    return created._replace(
+        kind="task_reused",
         producer_flow=origin.flow,
         producer_run_id=origin.run_id,
         producer_step=origin.step,
         producer_task_id=origin.task_id,
-        payload={
-            "parents": [list(p) for p in parents],
-            "levels": [list(level) for level in levels],
-            "reason": reason,
-            **transition,
-        },
+        payload={**(created.payload or {}), **payload},
     )
 
 

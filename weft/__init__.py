@@ -1,3 +1,95 @@
-"""weft: flows for data science whose record of what happened is the product."""
+"""weft: flows for data science whose record of what happened is the product.
+
+    from weft import FlowSpec, Parameter, step
+
+Importing this module is cheap: what asks questions (`sql`, `open_store`, `Flow`, `Run` …) is loaded
+when it is first used.
+"""
 
 from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from weft.lineage.version import VERSION as __version__
+from weft.runtime import flow as _flow
+from weft.runtime import randomness as _randomness  # noqa: F401  # it notes the state before any flow draws
+from weft.runtime.current import current
+from weft.runtime.decorators import catch, environment, resources, retry, step, timeout
+from weft.runtime.flow import FlowSpec
+from weft.runtime.parameters import JSONType, Parameter
+
+if TYPE_CHECKING:
+    from weft.lineage.client import (
+        DataArtifact,
+        Flow,
+        Metaflow,
+        Run,
+        Step,
+        Task,
+        get_namespace,
+        namespace,
+    )
+    from weft.lineage.store import Store, open_store, sql
+
+__all__ = [
+    "DataArtifact",
+    "Flow",
+    "FlowSpec",
+    "JSONType",
+    "Metaflow",
+    "Parameter",
+    "Run",
+    "Step",
+    "Store",
+    "Task",
+    "__version__",
+    "catch",
+    "current",
+    "environment",
+    "get_namespace",
+    "namespace",
+    "open_store",
+    "resources",
+    "retry",
+    "sql",
+    "step",
+    "timeout",
+]
+
+_LAZY = {
+    "weft.lineage.client": (
+        "DataArtifact",
+        "Flow",
+        "Metaflow",
+        "Run",
+        "Step",
+        "Task",
+        "get_namespace",
+        "namespace",
+    ),
+    "weft.lineage.store": ("Store", "open_store", "sql"),
+}
+_MODULE_OF = {name: module for module, names in _LAZY.items() for name in names}
+
+
+def _start_command_line(flow_class: type[FlowSpec]) -> None:
+    from weft.cli.flow import main
+
+    main(flow_class)
+
+
+_flow.set_command_line(_start_command_line)
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _MODULE_OF:
+        raise AttributeError(f"module 'weft' has no attribute {name!r}")
+    from importlib import import_module
+
+    value = getattr(import_module(_MODULE_OF[name]), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -1,0 +1,304 @@
+"""The command line of a flow: `python flow.py run | resume | check | show …`."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import click
+
+from weft.cli.output import Output, end_with, print_error
+from weft.lineage.description import STORE_FOLDER, create_store, find_store, read_description
+from weft.lineage.errors import InvalidFlow, NotFound, StoreUnavailable, UsageError
+from weft.lineage.storage import LocalStorage
+from weft.lineage.version import VERSION
+from weft.runtime.flow import FlowSpec
+from weft.runtime.parameters import Parameter, parameters_of
+from weft.runtime.worker import WORKER_VARIABLE, serve_spawned
+
+__all__ = ["main"]
+
+_MEGABYTE = 1 << 20
+
+
+class Invocation(NamedTuple):
+    """What stands before the command, and the flow it is about."""
+
+    flow_class: type[FlowSpec]
+    store_url: str | None
+    is_quiet: bool
+    decorators: tuple[str, ...]
+
+    @property
+    def script(self) -> str:
+        module = sys.modules[self.flow_class.__module__]
+        return getattr(module, "__file__", None) or sys.argv[0]
+
+
+def main(flow_class: type[FlowSpec]) -> None:
+    """What `MyFlow()` does: run the command line, or be one attempt's worker; ends the process."""
+    if WORKER_VARIABLE in os.environ:
+        serve_spawned(flow_class)
+    end_with(lambda: _run(flow_class, sys.argv[1:]))
+
+
+def _run(flow_class: type[FlowSpec], arguments: list[str]) -> int:
+    group = _group(flow_class)
+    try:
+        result: Any = group.main(arguments, prog_name=f"python {sys.argv[0]}", standalone_mode=False)
+    except click.UsageError as error:
+        place = f" `{error.ctx.command_path} --help` shows how to use it." if error.ctx else ""
+        raise UsageError(error.format_message().rstrip() + place) from error
+    except click.ClickException as error:
+        raise UsageError(error.format_message()) from error
+    except click.Abort:
+        return 1
+    return result if isinstance(result, int) else 0
+
+
+def _group(flow_class: type[FlowSpec]) -> click.Group:
+    @click.group(
+        help=f"{flow_class.__name__}: {_first_line(flow_class)}\n\nWithout a command the flow is checked.",
+        invoke_without_command=True,
+        context_settings={"help_option_names": ["-h", "--help"]},
+    )
+    @click.option(
+        "--store", "store_url", metavar="URL", help=f"The store; the nearest {STORE_FOLDER} if not given."
+    )
+    @click.option("--quiet", is_flag=True, help="Show what tasks print and nothing else.")
+    @click.option(
+        "--with",
+        "decorators",
+        multiple=True,
+        metavar="DECO",
+        help="Add a decorator to every step: retry:times=2.",
+    )
+    @click.pass_context
+    def group(
+        ctx: click.Context, store_url: str | None, quiet: bool, decorators: tuple[str, ...]
+    ) -> int | None:
+        ctx.obj = Invocation(flow_class, store_url, quiet, decorators)
+        if ctx.invoked_subcommand is None:
+            status = check_command(ctx.obj)
+            Output(sys.stderr).line(f"`python {sys.argv[0]} run` runs it; `--help` lists the commands.")
+            return status
+        return None
+
+    for command in (
+        _run_command(flow_class),
+        _resume_command(flow_class),
+        _check,
+        _show,
+        _dump,
+        _logs,
+        _help,
+        _version,
+    ):
+        group.add_command(command)
+    return group
+
+
+def _first_line(flow_class: type[FlowSpec]) -> str:
+    doc = (flow_class.__doc__ or "").strip()
+    return doc.splitlines()[0] if doc and doc != (FlowSpec.__doc__ or "").strip() else "a flow"
+
+
+# Checking
+
+
+@click.command("check")
+@click.pass_obj
+def _check(call: Invocation) -> int:
+    """Look for everything that would keep the flow from running."""
+    return check_command(call)
+
+
+def check_command(call: Invocation) -> int:
+    """Say whether the flow can run. Raises: InvalidFlow naming the first thing to mend."""
+    checked_graph(call)
+    Output(sys.stderr).line(f"{call.flow_class.__name__} is ready to run.", "green")
+    return 0
+
+
+def checked_graph(call: Invocation) -> Any:
+    """The graph of a flow that checks, with what `--with` adds. Raises: InvalidFlow, UsageError."""
+    from weft.runtime.checks import check_flow
+    from weft.runtime.source import parse_flow
+
+    graph = parse_flow(call.flow_class)
+    problems = check_flow(call.flow_class, graph)
+    for problem in problems[:-1]:
+        print_error(str(problem))
+    if problems:
+        raise InvalidFlow(problems[-1].message, problems[-1].path, problems[-1].line)
+    return graph
+
+
+@click.command("show")
+@click.pass_obj
+def _show(call: Invocation) -> int:
+    """Show the steps of the flow and where each goes on."""
+    graph = checked_graph(call)
+    out = Output()
+    out.line(f"{graph.name}  {graph.file}:{graph.line}", "bold")
+    if graph.doc:
+        out.line(graph.doc)
+    for parameter in parameters_of(call.flow_class).values():
+        out.line(f"  {parameter.option} <{parameter.type_name}>  {parameter.help or ''}".rstrip())
+    for node in graph:
+        arrow = f"  → {', '.join(node.out_steps)}" if node.out_steps else ""
+        kind = {"foreach": f" for each of self.{node.foreach}", "switch": f" by self.{node.condition}"}.get(
+            node.kind, ""
+        )
+        out.line()
+        out.line(out.styled(node.name, "bold") + f" ({node.kind}){arrow}{kind}")
+        if node.doc:
+            out.line("  " + node.doc.replace("\n", "\n  "))
+    return 0
+
+
+@click.command("help")
+@click.pass_context
+def _help(ctx: click.Context) -> None:
+    """Show this help."""
+    assert ctx.parent is not None
+    Output().line(ctx.parent.get_help())
+
+
+@click.command("version")
+def _version() -> None:
+    """Show the version of weft."""
+    Output().line(f"weft {VERSION}")
+
+
+@click.command("logs")
+@click.argument("path", metavar="RUN[/STEP[/TASK]]")
+@click.option("--stdout", "stream", flag_value="stdout", help="Only what was printed to stdout.")
+@click.option("--stderr", "stream", flag_value="stderr", help="Only what was printed to stderr.")
+@click.pass_obj
+def _logs(call: Invocation, path: str, stream: str | None) -> int:
+    """Show what tasks of this flow printed, as they printed it."""
+    from weft.cli.recall import print_console
+
+    return print_console(_existing_store(call), f"{call.flow_class.__name__}/{path}", stream)
+
+
+@click.command("dump")
+@click.argument("path", metavar="RUN[/STEP[/TASK]]")
+@click.option("--private", is_flag=True, help="Also artifacts whose names begin with _.")
+@click.option(
+    "--max-value-size", default=1000, show_default=True, help="Leave out values of more bytes than this."
+)
+@click.option("--include", default="", metavar="A,B", help="Only these artifacts.")
+@click.option("--file", "file_name", metavar="FILE", help="Write all values to FILE as a pickle instead.")
+@click.pass_obj
+def _dump(
+    call: Invocation, path: str, private: bool, max_value_size: int, include: str, file_name: str | None
+) -> int:
+    """Show the artifacts of tasks of this flow."""
+    from weft.cli.recall import dump_artifacts
+
+    names = frozenset(name.strip() for name in include.split(",") if name.strip())
+    pathspec = f"{call.flow_class.__name__}/{path}"
+    return dump_artifacts(_existing_store(call), pathspec, private, max_value_size, names, file_name)
+
+
+def _existing_store(call: Invocation) -> str:
+    root = call.store_url or find_store(os.getcwd(), os.environ)
+    if root is None:
+        raise NotFound("There is no store here. Run the flow first, or name a store with --store.")
+    return root
+
+
+# Running
+
+
+def _run_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """The options that `run` and `resume` share."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    options = (
+        click.option("--tag", "tags", multiple=True, metavar="TAG", help="A tag for the run; may be given again."),
+        click.option("--max-workers", type=click.IntRange(1), default=cores, show_default=True, help="Attempts at once."),
+        click.option("--max-num-splits", type=click.IntRange(1), default=100_000, show_default=True, help="Largest foreach."),
+        click.option("--max-log-size", type=click.IntRange(0), default=10, show_default=True, help="MB kept of each stream of an attempt."),
+        click.option("--with", "decorators", multiple=True, metavar="DECO", help="Add a decorator to every step."),
+        click.option("--namespace", metavar="NAME", help="What `current.namespace` says."),
+        click.option("--run-id-file", metavar="FILE", help="Write the run's id there before the first task starts."),
+        click.option("--isolation", type=click.Choice(["auto", "fork", "spawn", "inline"]), default="auto", show_default=True,
+                     help="How attempts are kept apart: a fork, a fresh interpreter, or not (for breakpoint())."),
+        click.option("--keep-going", is_flag=True, help="After a failure still run what does not depend on it."),
+    )  # fmt: skip
+    for option in reversed(options):
+        command = option(command)
+    return command
+
+
+def _run_command(flow_class: type[FlowSpec]) -> click.Command:
+    parameters = parameters_of(flow_class)
+
+    @click.command("run", epilog="Parameters can be set by WEFT_RUN_<NAME>, too.")
+    @_run_options
+    @click.pass_obj
+    def command(call: Invocation, /, **options: Any) -> int:
+        """Run the flow from its start."""
+        from weft.cli.run import run_flow
+
+        given = {p.name: options.pop(p.attribute) for p in parameters.values()}
+        return run_flow(call, options, {name: value for name, value in given.items() if value is not None})
+
+    for parameter in parameters.values():
+        command.params.append(_option_of(parameter))
+    return command
+
+
+def _option_of(parameter: Parameter) -> click.Option:
+    """The option of a parameter. Its text is converted by the runtime, which knows all types."""
+    help_text = parameter.help or ""
+    if parameter.required and parameter.default is None:
+        help_text += "  [required]"
+    elif parameter.show_default and parameter.default is not None and not callable(parameter.default):
+        help_text += f"  [default: {parameter.default}]"
+    return click.Option(
+        [parameter.option, parameter.attribute], metavar=f"<{parameter.type_name}>", help=help_text.strip()
+    )
+
+
+def _resume_command(flow_class: type[FlowSpec]) -> click.Command:
+    @click.command("resume")
+    @click.argument("step", required=False)
+    @click.option(
+        "--origin-run-id", metavar="ID", help="The run to go on from; your newest one if not given."
+    )
+    @_run_options
+    @click.pass_obj
+    def command(call: Invocation, /, step: str | None, origin_run_id: str | None, **options: Any) -> int:
+        """Go on where an earlier run ended: what succeeded is reused, the rest runs.
+
+        With STEP that step and everything after it run again.
+        """
+        from weft.cli.run import resume_flow
+
+        return resume_flow(call, options, step, origin_run_id)
+
+    return command
+
+
+def open_for_writing(call: Invocation) -> LocalStorage:
+    """The store a run is recorded in; created if there is none. Raises: StoreError."""
+    root = call.store_url or find_store(os.getcwd(), os.environ) or os.path.join(os.getcwd(), STORE_FOLDER)
+    if "://" in root and not root.startswith("file://"):
+        raise StoreUnavailable(
+            f"Runs are recorded in local folders only, not in {root}. Give a folder to --store."
+        )
+    storage = LocalStorage(os.path.abspath(root.removeprefix("file://")))
+    create_store(storage)
+    return storage
+
+
+def open_for_reading(call: Invocation) -> LocalStorage:
+    """The store that is there. Raises: NotFound, StoreError."""
+    storage = LocalStorage(os.path.abspath(_existing_store(call).removeprefix("file://")))
+    read_description(storage)
+    return storage

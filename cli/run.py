@@ -1,0 +1,173 @@
+"""`run` and `resume` of a flow: set up, hand over to the runtime, say how it ended."""
+
+from __future__ import annotations
+
+import os
+import sys
+from typing import TYPE_CHECKING, Any, Self
+
+from weft.cli.progress import Progress
+from weft.runtime.decorators import attach
+from weft.runtime.parameters import constants_of, parameters_of, resolve
+
+if TYPE_CHECKING:
+    from weft.cli.flow import Invocation
+    from weft.lineage.storage import LocalStorage
+    from weft.runtime.graph import Graph
+    from weft.runtime.resume import ResumePlan
+    from weft.runtime.template import Template
+
+__all__ = ["resume_flow", "run_flow"]
+
+_MEGABYTE = 1 << 20
+_USER_VARIABLES = ("WEFT_USER", "METAFLOW_USER", "SUDO_USER", "USERNAME", "USER")
+
+
+def run_flow(call: Invocation, options: dict[str, Any], given: dict[str, Any]) -> int:
+    """Run the flow with the parameters that were given; the exit code."""
+    flow_class = call.flow_class
+    user = user_name()
+    with _Launch(call, options) as launch:
+        values = resolve(parameters_of(flow_class), given, os.environ, flow_class.__name__, user)
+        from weft.cli.flow import open_for_writing
+
+        return launch.execute(open_for_writing(call), values, user, None)
+
+
+def resume_flow(
+    call: Invocation, options: dict[str, Any], step: str | None, origin_run_id: str | None
+) -> int:
+    """Resume an earlier run of the flow; the exit code."""
+    from weft.cli.flow import open_for_reading
+    from weft.runtime.origin import choose_origin
+    from weft.runtime.resume import plan_resume
+
+    flow_class = call.flow_class
+    user = user_name()
+    with _Launch(call, options) as launch:
+        storage = open_for_reading(call)
+        origin, runs, last_time_us = choose_origin(storage, flow_class.__name__, user, origin_run_id)
+        plan = plan_resume(origin, runs, launch.graph, step, last_time_us)
+        added = {n: p for n, p in parameters_of(flow_class).items() if n not in plan.parameters}
+        values = resolve(added, {}, os.environ, flow_class.__name__, user)
+        values |= {name: None for name in plan.parameters if name in parameters_of(flow_class)}
+        launch.progress.say(f"{len(plan.tasks):,} tasks of {origin.flow}/{origin.run_id} are reused")
+        return launch.execute(storage, values, user, plan)
+
+
+class _Launch:
+    """What `run` and `resume` do alike: the template first, while the process is small, then the checks."""
+
+    graph: Graph
+
+    def __init__(self, call: Invocation, options: dict[str, Any]) -> None:
+        self._call = call
+        self._options = options
+        self._template: Template | None = None
+        self.progress = Progress(call.flow_class.__name__, call.is_quiet, options["run_id_file"])
+
+    def __enter__(self) -> Self:
+        from weft.cli.flow import checked_graph
+
+        for spec in (*self._call.decorators, *self._options["decorators"]):
+            attach(self._call.flow_class, spec)
+        self._isolation = self._start_template()
+        try:
+            from weft.runtime.code import GitQuestion
+
+            self._git = GitQuestion(os.path.dirname(os.path.abspath(self._call.script)))
+            self.graph = checked_graph(self._call)
+        except BaseException:
+            self.__exit__()
+            raise
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        if self._template is not None:
+            self._template.close()
+
+    def _start_template(self) -> str:
+        """Fork the template unless the flow's process must not be forked; the isolation that is used."""
+        from weft.runtime.launcher import reason_not_to_fork
+
+        isolation: str = self._options["isolation"]
+        if isolation == "auto":
+            reason = reason_not_to_fork()
+            if reason is None:
+                isolation = "fork"
+            else:
+                isolation = "spawn"
+                self.progress.say(
+                    f"tasks get fresh interpreters: {reason}; --isolation fork insists", "yellow"
+                )
+        if isolation == "fork":
+            from weft.runtime.template import start_template
+
+            self._template = start_template(self._call.flow_class)
+        return isolation
+
+    def execute(
+        self, storage: LocalStorage, values: dict[str, Any], user: str, plan: ResumePlan | None
+    ) -> int:
+        from weft.runtime.execution import RunSettings, execute
+        from weft.runtime.flow import FlowSpec
+
+        options = self._options
+        settings = RunSettings(
+            self._call.script,
+            user,
+            options["max_workers"],
+            options["max_num_splits"],
+            options["max_log_size"] * _MEGABYTE,
+            self._isolation,
+            options["tags"],
+            options["keep_going"],
+            options["namespace"] or f"user:{user}",
+        )
+        constants = constants_of(self._call.flow_class, FlowSpec)
+        try:
+            result = execute(
+                self._call.flow_class,
+                self.graph,
+                settings,
+                (values, constants),
+                storage,
+                self.progress,
+                self._template,
+                plan,
+                self._git,
+            )
+        finally:
+            self.progress.end()
+        return self._tell(result.status, result.payload, storage)
+
+    def _tell(self, status: str, payload: dict[str, Any], storage: LocalStorage) -> int:
+        progress = self.progress
+        pathspec = f"{self._call.flow_class.__name__}/{progress.run_id}"
+        if status == "succeeded":
+            progress.say(f"{pathspec} succeeded", "green")
+            return 0
+        if status == "failed":
+            cause = payload.get("root_cause") or pathspec
+            progress.say(f"{pathspec} failed: {cause}: {payload.get('error_type')}", "red")
+            progress.say(
+                f"see `weft show {cause}`; mend it, then `python {sys.argv[0]} resume` goes on from there"
+            )
+        else:
+            progress.say(
+                f"{pathspec} was {status}; `python {sys.argv[0]} resume` goes on from there", "yellow"
+            )
+        return 1
+
+
+def user_name() -> str:
+    """Who runs this: the first of a few variables, else what the system says."""
+    for variable in _USER_VARIABLES:
+        if os.environ.get(variable):
+            return os.environ[variable]
+    import pwd
+
+    try:
+        return pwd.getpwuid(os.getuid()).pw_name
+    except KeyError:
+        return str(os.getuid())

@@ -1,0 +1,468 @@
+"""One attempt of one task, in the process that makes it: reads, the body, what is saved, how it ends."""
+
+from __future__ import annotations
+
+import sys
+import types
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, NamedTuple, overload
+
+from weft.lineage import events
+from weft.lineage.errors import NotSerializable
+from weft.lineage.events import Content, Event, Level, Payload
+from weft.lineage.ids import Pathspec
+from weft.lineage.objects import Objects
+from weft.lineage.serializers import Dumped, dump, is_pickle
+from weft.runtime.current import running
+from weft.runtime.decorators import Catch, Decorator, Environment, Timeout
+from weft.runtime.failures import ExceptionWrapper, FailureHandledByCatch, TimeoutException, type_name_of
+from weft.runtime.flow import FlowSpec, bind, binding_of
+from weft.runtime.items import Item, dump_items
+from weft.runtime.merging import MergeRefused, merge_tables
+from weft.runtime.orders import InputOrder, RunContext, TaskOrder
+from weft.runtime.refs import Ref, Table, content_from, load_ref
+from weft.runtime.transition import InvalidNextException, Transition
+
+__all__ = ["Attempt", "Inputs", "Outcome"]
+
+
+class Outcome(NamedTuple):
+    """What an attempt has to tell: its events in order, the last of which ends it, and the items of its foreach."""
+
+    events: list[Event]
+    items: list[Item]
+
+
+class _Loaded(NamedTuple):
+    value: Any
+    digest: bytes | None  # None for values that cannot change
+
+
+class _View:
+    """What a flow object reads through: a table of references and the foreach levels around it."""
+
+    def __init__(
+        self, attempt: Attempt, levels: tuple[Level, ...], items: tuple[Ref, ...], table: Table, owner: str
+    ) -> None:
+        self._attempt = attempt
+        self._levels = levels
+        self._items = items
+        self._loaded_items: dict[int, Any] = {}
+        self.table = dict(table)
+        self.owner = owner
+        self.transition: Transition | None = None
+
+    @property
+    def index(self) -> int | None:
+        return self._levels[-1].position if self._levels else None
+
+    def load(self, name: str) -> Any:
+        """The value of an artifact or parameter, recorded as read.
+
+        Raises: AttributeError, recorded as looked up and absent.
+        """
+        ref = self.table.get(name) or self._attempt.context.parameters.get(name)
+        if ref is None:
+            self._attempt.record_absence(name)
+            raise AttributeError(
+                f"Flow {self._attempt.context.run.flow} has no attribute {name!r} in {self.owner}. "
+                "Set it on self in an earlier step; in a join, take it from inputs or merge_artifacts."
+            )
+        return self._attempt.read(name, ref)
+
+    def load_input(self) -> Any:
+        return self._item(len(self._items) - 1) if self._items else None
+
+    def foreach_stack(self) -> list[tuple[int, int, Any]]:
+        return [
+            (level.position, level.num_splits, self._item(depth)) for depth, level in enumerate(self._levels)
+        ]
+
+    def _item(self, depth: int) -> Any:
+        if depth not in self._loaded_items:
+            level = self._levels[depth]
+            self._loaded_items[depth] = self._attempt.read(level.var, self._items[depth], level.position)
+        return self._loaded_items[depth]
+
+    def merge(self, flow: FlowSpec, inputs: Any, include: list[str], exclude: list[str]) -> None:
+        raise MergeRefused("merge_artifacts belongs to the join's self. Call self.merge_artifacts(inputs).")
+
+    def refuse_set(self, name: str) -> str | None:
+        return None
+
+    def is_inherited(self, name: str) -> bool:
+        return False
+
+
+class _InputView(_View):
+    """One input of a join."""
+
+    def __init__(self, attempt: Attempt, order: InputOrder) -> None:
+        super().__init__(attempt, order.levels, order.items, order.table, f"step {order.step}")
+        self.order = order
+        self._values: dict[str, Any] = {}
+
+    def load(self, name: str) -> Any:
+        if name not in self._values:
+            self._values[name] = super().load(name)
+        return self._values[name]
+
+
+class Inputs:
+    """The branches that meet in a join, in order; each is a flow object with that branch's artifacts."""
+
+    def __init__(self, attempt: Attempt, orders: tuple[InputOrder, ...]) -> None:
+        self._attempt = attempt
+        self._orders = orders
+        self._flows: dict[int, FlowSpec] = {}
+
+    @property
+    def flows(self) -> list[FlowSpec]:
+        return list(self)
+
+    def __len__(self) -> int:
+        return len(self._orders)
+
+    def __iter__(self) -> Iterator[FlowSpec]:
+        return (self._flow(position) for position in range(len(self._orders)))
+
+    @overload
+    def __getitem__(self, position: int) -> FlowSpec: ...
+    @overload
+    def __getitem__(self, position: slice) -> list[FlowSpec]: ...
+    def __getitem__(self, position: int | slice) -> FlowSpec | list[FlowSpec]:
+        places = range(len(self._orders))[position]
+        return self._flow(places) if isinstance(places, int) else [self._flow(place) for place in places]
+
+    def __getattr__(self, step: str) -> FlowSpec:
+        for position in reversed(range(len(self._orders))):
+            if self._orders[position].step == step:
+                return self._flow(position)
+        known = ", ".join(dict.fromkeys(order.step for order in self._orders))
+        raise AttributeError(f"No branch of this join comes from a step {step!r}. They come from: {known}.")
+
+    def _flow(self, position: int) -> FlowSpec:
+        if position not in self._flows:
+            flow = self._attempt.new_flow()
+            bind(flow, _InputView(self._attempt, self._orders[position]))
+            self._flows[position] = flow
+        return self._flows[position]
+
+
+class Attempt(_View):
+    """The running attempt: the binding of `self` in the step's body."""
+
+    def __init__(
+        self, flow_class: type[FlowSpec], context: RunContext, order: TaskOrder, objects: Objects
+    ) -> None:
+        super().__init__(self, order.levels, order.items, order.table, f"step {order.task.step}")
+        self.context = context
+        self.order = order
+        self._class = flow_class
+        self._step = order.task.step
+        self._cpu_s_before = _cpu_s()
+        self._objects = objects
+        self._reads: dict[tuple[Pathspec | None, str, int | None], Event] = {}
+        self._loaded: dict[str, _Loaded] = {}
+        self._merged: dict[str, Ref] = {}
+        self._decorators: tuple[Decorator, ...] = tuple(getattr(flow_class, order.task.step).decorators)
+        self._flow = self.new_flow()
+        bind(self._flow, self)
+
+    def new_flow(self) -> FlowSpec:
+        flow: FlowSpec = self._class.__new__(self._class)
+        return flow
+
+    def run(self) -> Outcome:
+        """Make the attempt. Never raises but for what ends the process itself."""
+        catching = next((d for d in self._decorators if isinstance(d, Catch)), None)
+        if self.order.is_fallback:
+            assert catching is not None, "only catching steps fall back"
+            error: BaseException = FailureHandledByCatch(self.order.attempt - 1)
+            return self._caught(catching, error, [])
+        try:
+            with running(self._facts()):
+                self._run_body()
+                if catching is not None and catching.var is not None:
+                    self._flow.__dict__.setdefault(catching.var, None)
+        except Exception as failure:  # noqa: BLE001  # the user's code may raise anything
+            _print_traceback(failure)
+            if catching is not None and self.order.is_last:
+                return self._caught(catching, failure, self._save()[0])
+            return Outcome([*self._reads.values(), *self._save()[0], self._failed(failure)], [])
+        except SystemExit as stop:
+            return Outcome([*self._reads.values(), *self._save()[0], self._exited(stop)], [])
+        return self._succeed()
+
+    def read(self, name: str, ref: Ref, item_index: int | None = None) -> Any:
+        """Load a value and record that this attempt did."""
+        value = load_ref(ref, self._objects)
+        key = (ref.producer, name, item_index)
+        if key not in self._reads:
+            self._reads[key] = events.artifact_used(
+                self.order.task, self.order.attempt, name, ref.digest, ref.producer, item_index
+            )
+        return value
+
+    def record_absence(self, name: str) -> None:
+        self._reads.setdefault(
+            (None, name, None), events.artifact_used(self.order.task, self.order.attempt, name, None, None)
+        )
+
+    # The binding of self
+
+    def load(self, name: str) -> Any:
+        value = super().load(name)
+        ref = self.table.get(name) or self.context.parameters[name]
+        if name in self.table:
+            self._loaded[name] = self._note_loaded(value, ref)
+        self._flow.__dict__[name] = value
+        return value
+
+    def _note_loaded(self, value: Any, ref: Ref) -> _Loaded:
+        if type(value) in _IMMUTABLE:
+            return _Loaded(value, None)
+        if is_pickle(ref.serializer):
+            # A pickle of equal values need not be equal bytes: compare with one made now.
+            return _Loaded(value, dump(value).digest)
+        return _Loaded(value, ref.digest)
+
+    def merge(self, flow: FlowSpec, inputs: Any, include: list[str], exclude: list[str]) -> None:
+        if self.order.inputs is None:
+            raise MergeRefused("merge_artifacts belongs to a join. Give the step a second argument: inputs.")
+        already_set = {name for name in self._flow.__dict__ if not name.startswith("_weft")}
+        tables = []
+        for branch in inputs:
+            view = binding_of(branch)
+            assert isinstance(view, _View), "inputs are flow objects of this join"
+            tables.append(view.table)
+        merged = merge_tables(tables, already_set, include, exclude)
+        self._merged.update(merged)
+        self.table.update(merged)
+
+    def refuse_set(self, name: str) -> str | None:
+        if name in self.context.parameters:
+            return (
+                f"{name!r} is a parameter or constant of {self.context.run.flow} and cannot be set in a step. "
+                "Use another name."
+            )
+        return None
+
+    def is_inherited(self, name: str) -> bool:
+        return name in self.table
+
+    # The body
+
+    def _run_body(self) -> None:
+        function = getattr(self._flow, self._step)
+        arguments = () if self.order.inputs is None else (Inputs(self, self.order.inputs),)
+        with _environment(self._decorators), _alarm(self._decorators, self._step):
+            function(*arguments)
+        self._check_transition()
+
+    def _check_transition(self) -> None:
+        expected, transition = self.order.expected, self.transition
+        if expected.is_end:
+            return
+        if transition is None:
+            raise InvalidNextException(
+                f"Step {self._step} ended without self.next(…). Call it on every way through the step."
+            )
+        is_allowed = (
+            len(transition.steps) == 1 and transition.steps[0] in expected.steps
+            if expected.is_switch
+            else transition.steps == expected.steps and transition.foreach == expected.foreach
+        )
+        if not is_allowed:
+            raise InvalidNextException(
+                f"Step {self._step} went to {', '.join(transition.steps)}, which its source does not say. "
+                "Write self.next(…) as the last statement, with the same steps."
+            )
+
+    def _succeed(self) -> Outcome:
+        saved, problem = self._save()
+        if problem is not None:
+            _print_traceback(problem)
+            return Outcome([*self._reads.values(), *saved, self._failed(problem)], [])
+        transition: Payload = {"next": list(self.transition.steps) if self.transition else []}
+        items: list[Item] = []
+        if self.transition is not None and self.transition.foreach is not None:
+            try:
+                items = self._split(self.transition.foreach)
+            except Exception as failure:  # noqa: BLE001  # the user's code may raise anything
+                _print_traceback(failure)
+                return Outcome([*self._reads.values(), *saved, self._failed(failure)], [])
+            transition |= {"foreach": self.transition.foreach, "num_splits": len(items)}
+        end = events.attempt_succeeded(self.order.task, self.order.attempt, transition, self._usage())
+        return Outcome([*self._reads.values(), *saved, end], items)
+
+    def _split(self, var: str) -> list[Item]:
+        try:
+            iterable = getattr(self._flow, var)
+        except AttributeError:
+            raise InvalidNextException(
+                f"foreach={var!r} in step {self._step}: self.{var} does not exist. Set it before self.next(…)."
+            ) from None
+        return dump_items(iterable, var, self._step, self.context.max_num_splits, self._objects)
+
+    def _caught(self, catching: Catch, error: BaseException, saved: list[Event]) -> Outcome:
+        if catching.var is not None:
+            content = content_from(dump(ExceptionWrapper.of(error)), self._objects)
+            task, attempt = self.order.task, self.order.attempt
+            saved = [event for event in saved if event.name != catching.var]
+            saved.append(events.artifact_saved(task, attempt, catching.var, content))
+        end = events.attempt_caught(
+            self.order.task,
+            self.order.attempt,
+            type_name_of(error),
+            _failure_payload(error) | self._usage(),
+            {"next": list(self.order.expected.steps)},
+        )
+        return Outcome([*self._reads.values(), *saved, end], [])
+
+    def _failed(self, error: Exception) -> Event:
+        return events.attempt_failed(
+            self.order.task, self.order.attempt, type_name_of(error), _failure_payload(error) | self._usage()
+        )
+
+    def _exited(self, stop: SystemExit) -> Event:
+        code = stop.code if isinstance(stop.code, int) else 0 if stop.code is None else 1
+        message = (
+            f"The step called sys.exit({stop.code!r}). Return from the step instead, or raise an exception."
+        )
+        payload = {"message": message, "cause": "exit", "exit_code": code}
+        return events.attempt_failed(
+            self.order.task, self.order.attempt, "SystemExit", payload | self._usage()
+        )
+
+    # What is saved
+
+    def _save(self) -> tuple[list[Event], NotSerializable | None]:
+        """Events of all artifacts that are new or changed, and the first that could not be written."""
+        saved: list[Event] = []
+        problem: NotSerializable | None = None
+        task, attempt = self.order.task, self.order.attempt
+        for name, value in list(self._flow.__dict__.items()):
+            if not self._is_artifact(name, value):
+                continue
+            try:
+                content = self._content_if_changed(name, value)
+            except NotSerializable as error:
+                problem = problem or NotSerializable(
+                    f"Artifact {name!r} of step {self._step} is a {error.type_name} and cannot be saved: {error}",
+                    error.type_name,
+                )
+                continue
+            if content is not None:
+                saved.append(events.artifact_saved(task, attempt, name, content))
+                self._merged.pop(name, None)
+        for name, ref in self._merged.items():
+            saved.append(events.artifact_merged(task, attempt, name, ref.digest, ref.producer))
+        return saved, problem
+
+    def _is_artifact(self, name: str, value: Any) -> bool:
+        if name.startswith(("__", "_weft")) or name in self.context.parameters:
+            return False
+        return not isinstance(value, types.FunctionType | types.MethodType)
+
+    def _content_if_changed(self, name: str, value: Any) -> Content | None:
+        loaded = self._loaded.get(name)
+        if loaded is None or loaded.value is not value:
+            return content_from(dump(value), self._objects)
+        if loaded.digest is None:
+            return None
+        dumped: Dumped = dump(value)
+        return None if dumped.digest == loaded.digest else content_from(dumped, self._objects)
+
+    def _usage(self) -> Payload:
+        """CPU seconds of the attempt, and the peak of its process's memory."""
+        import resource
+
+        unit = 1 if sys.platform == "darwin" else 1024
+        max_rss_bytes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+        return {"cpu_s": round(_cpu_s() - self._cpu_s_before, 6), "max_rss_bytes": max_rss_bytes}
+
+    def _facts(self) -> dict[str, Any]:
+        task = self.order.task
+        return {
+            **self.context.facts,
+            "flow_name": task.flow,
+            "run_id": task.run_id,
+            "step_name": task.step,
+            "task_id": task.task_id,
+            "pathspec": task.pathspec,
+            "retry_count": self.order.attempt,
+        }
+
+
+_IMMUTABLE = frozenset({type(None), bool, int, float, str, bytes})
+
+
+@contextmanager
+def _environment(decorators: tuple[Decorator, ...]) -> Iterator[None]:
+    """The variables of `@environment`; put back afterwards, for attempts that share their process."""
+    import os
+
+    wanted = {name: value for d in decorators if isinstance(d, Environment) for name, value in d.vars.items()}
+    before = {name: os.environ.get(name) for name in wanted}
+    os.environ.update(wanted)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value
+
+
+@contextmanager
+def _alarm(decorators: tuple[Decorator, ...], step: str) -> Iterator[None]:
+    """The clock of `@timeout`; it stops when the body ends, however it ends."""
+    limit = next((d for d in decorators if isinstance(d, Timeout)), None)
+    if limit is None:
+        yield
+        return
+    import signal
+
+    def ring(signum: int, frame: Any) -> None:
+        raise TimeoutException(
+            f"Step {step} ran for longer than its @timeout of {limit.seconds:g} s. Raise the limit or do less."
+        )
+
+    before = signal.signal(signal.SIGALRM, ring)
+    signal.setitimer(signal.ITIMER_REAL, limit.seconds)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+
+
+def _failure_payload(error: BaseException) -> Payload:
+    return {"message": str(error), "traceback": _traceback_text(error), "cause": "exception"}
+
+
+def _traceback_text(error: BaseException) -> str:
+    """The traceback from the user's first frame on."""
+    import traceback
+
+    frames = error.__traceback__
+    here = __file__
+    while frames is not None and frames.tb_next is not None and frames.tb_frame.f_code.co_filename == here:
+        frames = frames.tb_next
+    return "".join(traceback.format_exception(type(error), error, frames))
+
+
+def _print_traceback(error: BaseException) -> None:
+    sys.stderr.write(_traceback_text(error))
+    sys.stderr.flush()
+
+
+def _cpu_s() -> float:
+    """CPU seconds of this process and the children it has waited for."""
+    import resource
+
+    own, children = resource.getrusage(resource.RUSAGE_SELF), resource.getrusage(resource.RUSAGE_CHILDREN)
+    return own.ru_utime + own.ru_stime + children.ru_utime + children.ru_stime

@@ -1,0 +1,84 @@
+"""`current`: what a step can ask about the task it runs in."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+__all__ = ["Current", "current", "running"]
+
+_NAMES = (
+    "flow_name",
+    "namespace",
+    "origin_run_id",
+    "parameter_names",
+    "pathspec",
+    "retry_count",
+    "run_id",
+    "step_name",
+    "tags",
+    "task_id",
+    "tempdir",
+    "username",
+)
+
+
+class Current:
+    """The running task; outside a task every name is None and `is_running_flow` is False."""
+
+    def __init__(self) -> None:
+        self._facts: dict[str, Any] = {}
+
+    @property
+    def is_running_flow(self) -> bool:
+        return bool(self._facts)
+
+    @property
+    def run(self) -> Any:
+        """The run as a client object; its values are those of this moment."""
+        return self._client_object(2)
+
+    @property
+    def task(self) -> Any:
+        """The task as a client object; its values are those of this moment."""
+        return self._client_object(4)
+
+    @property
+    def graph(self) -> Any:
+        """The static graph of the flow, as plain values."""
+        return self._facts.get("graph")
+
+    def get(self, key: str, default: Any = None) -> Any:
+        return self._facts.get(key, default)
+
+    def __contains__(self, key: str) -> bool:
+        return self._facts.get(key) is not None
+
+    def __getattr__(self, name: str) -> Any:
+        if name in _NAMES or name in self.__dict__.get("_facts", {}):
+            return self._facts.get(name)
+        raise AttributeError(f"current has no attribute {name!r}. It has {', '.join(_NAMES)}, run and task.")
+
+    def _client_object(self, levels: int) -> Any:
+        if not self._facts:
+            return None
+        from weft.lineage import client
+        from weft.lineage.store import open_store
+
+        kind = client.Run if levels == 2 else client.Task
+        pathspec = "/".join(self._facts["pathspec"].split("/")[:levels])
+        return kind(pathspec, store=open_store(self._facts["store"]))
+
+
+current = Current()
+
+
+@contextmanager
+def running(facts: dict[str, Any]) -> Iterator[None]:
+    """Let `current` speak of one task while the block runs."""
+    current._facts = facts
+    try:
+        yield
+    finally:
+        current._facts = {}

@@ -1,0 +1,233 @@
+"""A run from its first event to its last: the record is opened, a scheduler carries it, the end is recorded."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+from weft.lineage import clock, events
+from weft.lineage.errors import StoreError
+from weft.lineage.events import Event, Payload, RunRef
+from weft.lineage.journal import Journal
+from weft.lineage.objects import Objects
+from weft.lineage.serializers import dump
+from weft.lineage.storage import LocalStorage
+from weft.lineage.version import VERSION
+from weft.runtime.code import CodeSnapshot, GitQuestion, save_code
+from weft.runtime.decorators import Catch, Retry, decorators_of
+from weft.runtime.flow import FlowSpec
+from weft.runtime.graph import Graph
+from weft.runtime.inline import InlineRunner
+from weft.runtime.launcher import ForkLauncher, SpawnLauncher
+from weft.runtime.ledger import Ledger
+from weft.runtime.machine import Machine, Policy
+from weft.runtime.orders import RunContext
+from weft.runtime.refs import content_from
+from weft.runtime.resume import ResumePlan
+from weft.runtime.scheduler import Limits, Scheduler, Watcher, lease_of
+from weft.runtime.template import Template
+
+__all__ = ["RunResult", "RunSettings", "execute", "policies_of"]
+
+
+class RunSettings(NamedTuple):
+    """How a run is to be made. `script` is the flow's file, `constants` are recorded beside the parameters."""
+
+    script: str
+    user: str
+    max_workers: int
+    max_num_splits: int
+    max_log_bytes: int
+    isolation: str
+    tags: tuple[str, ...] = ()
+    is_keeping_going: bool = False
+    namespace: str | None = None
+
+
+class RunResult(NamedTuple):
+    """How a run ended; `status` is that of its last event, `payload` too."""
+
+    run: RunRef
+    status: str
+    payload: Payload
+
+
+def execute(
+    flow_class: type[FlowSpec],
+    graph: Graph,
+    settings: RunSettings,
+    values: tuple[Mapping[str, Any], Mapping[str, Any]],
+    storage: LocalStorage,
+    watcher: Watcher,
+    template: Template | None,
+    plan: ResumePlan | None = None,
+    git: GitQuestion | None = None,
+) -> RunResult:
+    """Make a run in the store `storage`. `values` are parameters and class constants.
+
+    With `template` attempts are forked from it, otherwise they are made as `settings.isolation` says.
+    With `plan` the run resumes an earlier one.
+
+    Raises: StoreError when the record cannot be kept; what was acknowledged before stays.
+    """
+    objects = Objects(storage)
+    run = RunRef(clock.random_bytes(16), graph.name, str(clock.now_us()))
+    facts, ignored = (None, frozenset[str]()) if git is None else git.answer()
+    snapshot = save_code(settings.script, objects, ignored)
+    kept = {} if plan is None else plan.parameters
+    contents = [
+        events.parameter_set(run, name, kept.get(name) or content_from(dump(value), objects), "parameter")
+        for name, value in values[0].items()
+    ] + [
+        events.parameter_set(run, name, content_from(dump(value), objects), "constant")
+        for name, value in values[1].items()
+    ]
+    started = events.run_started(run, snapshot.digest, _start_payload(graph, settings, facts, plan))
+    head = [started, _code_event(run, snapshot), lease_of(run), *_tag_events(run, settings), *contents]
+    machine = Machine(
+        graph,
+        policies_of(flow_class),
+        frozenset() if plan is None else plan.keys,
+        settings.is_keeping_going,
+    )
+    journal = Journal.create(storage)
+    ledger = Ledger(run, graph, machine, journal, watcher.on_event, None if plan is None else plan.items)
+    if plan is not None:
+        journal.observe(plan.last_time_us)
+        head += [] if plan.lost is None else [plan.lost]
+    ledger.record(head)
+    if plan is not None:
+        ledger.reuse(plan.reused_in(run))
+    context = _context(run, storage, settings, list(values[0]), ledger, graph, plan)
+    try:
+        end = _scheduler(flow_class, ledger, context, objects, watcher, settings, template).run()
+        ledger.record([events.run_ended(run, end.status, end.payload)])
+    except BaseException:
+        _close_quietly(journal)
+        raise
+    journal.close()
+    return RunResult(run, end.status, end.payload or {})
+
+
+def policies_of(flow_class: type[FlowSpec]) -> dict[str, Policy]:
+    """What the decorators of each step say about failures."""
+    policies = {}
+    for step, decorators in decorators_of(flow_class).items():
+        retry = next((d for d in decorators if isinstance(d, Retry)), None)
+        is_catching = any(isinstance(d, Catch) for d in decorators)
+        if retry is not None or is_catching:
+            times, delay_s = (retry.times, retry.delay_s) if retry is not None else (0, 0.0)
+            policies[step] = Policy(times, delay_s, is_catching)
+    return policies
+
+
+def _scheduler(
+    flow_class: type[FlowSpec],
+    ledger: Ledger,
+    context: RunContext,
+    objects: Objects,
+    watcher: Watcher,
+    settings: RunSettings,
+    template: Template | None,
+) -> Any:
+    if settings.isolation == "inline":
+        return InlineRunner(ledger, flow_class, context, objects, watcher, settings.max_log_bytes)
+    launcher = ForkLauncher(template) if template is not None else SpawnLauncher()
+    limits = Limits(settings.max_workers, settings.max_log_bytes)
+    return Scheduler(ledger, launcher, context, objects, watcher, limits)
+
+
+def _context(
+    run: RunRef,
+    storage: LocalStorage,
+    settings: RunSettings,
+    parameter_names: list[str],
+    ledger: Ledger,
+    graph: Graph,
+    plan: ResumePlan | None,
+) -> RunContext:
+    facts = {
+        "namespace": settings.namespace,
+        "origin_run_id": None if plan is None else plan.origin_run_id,
+        "parameter_names": parameter_names,
+        "store": storage.url,
+        "tags": sorted(settings.tags),
+        "tempdir": None,
+        "username": settings.user,
+    }
+    return RunContext(run, storage.url, ledger.parameters, facts, settings.max_num_splits)
+
+
+def _start_payload(
+    graph: Graph, settings: RunSettings, git: dict[str, Any] | None, plan: ResumePlan | None
+) -> Payload:
+    system = os.uname()
+    payload: Payload = {
+        "user": settings.user,
+        "host": system.nodename,
+        "boot_id": _read_first_line("/proc/sys/kernel/random/boot_id"),
+        "pid": os.getpid(),
+        "pid_started": _process_start(),
+        "python": ".".join(str(part) for part in sys.version_info[:3]),
+        "platform": f"{system.sysname}-{system.release}-{system.machine}",
+        "weft": VERSION,
+        "command": list(sys.orig_argv),
+        "script": os.path.abspath(settings.script),
+        "isolation": settings.isolation,
+        "max_workers": settings.max_workers,
+        "graph": graph.to_payload(),
+    }
+    if git is not None:
+        payload["git"] = git
+    if plan is not None:
+        payload |= {
+            "origin_run_id": plan.origin_run_id,
+            "origin_run_uid": plan.origin_run_uid.hex(),
+            "resume_step": plan.step,
+        }
+    return payload
+
+
+def _code_event(run: RunRef, snapshot: CodeSnapshot) -> Event:
+    payload: Payload = {"entry": snapshot.entry, "files": snapshot.file_count}
+    if snapshot.skipped:
+        payload["skipped"] = snapshot.skipped
+    return events.code_saved(run, snapshot.digest, snapshot.size_bytes, payload)
+
+
+def _tag_events(run: RunRef, settings: RunSettings) -> list[Event]:
+    version = sys.version_info
+    system = [
+        f"user:{settings.user}",
+        "runtime:dev",
+        f"python_version:{version[0]}.{version[1]}.{version[2]}",
+        f"weft_version:{VERSION}",
+    ]
+    user_tags: Sequence[str] = settings.tags
+    return [events.tag_added(run, tag, "system") for tag in system] + [
+        events.tag_added(run, tag, "user") for tag in dict.fromkeys(user_tags)
+    ]
+
+
+def _close_quietly(journal: Journal) -> None:
+    """Let go of the journal after something worse has happened; that is what has to be told."""
+    try:
+        journal.close()
+    except StoreError:
+        return
+
+
+def _read_first_line(path: str) -> str | None:
+    try:
+        with open(path, encoding="ascii") as file:
+            return file.readline().strip()
+    except OSError:
+        return None
+
+
+def _process_start() -> int | None:
+    """When this process started, in clock ticks since boot: with the pid it names the process for good."""
+    line = _read_first_line("/proc/self/stat")
+    return None if line is None else int(line.rpartition(")")[2].split()[19])

@@ -1,0 +1,124 @@
+"""Attempts in the scheduler's own process, one after the other: `breakpoint()` and progress bars work.
+
+There is no isolation: what a step changes in the process, later steps see.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, TextIO
+
+from weft.lineage import events
+from weft.lineage.events import Event
+from weft.lineage.objects import Objects
+from weft.runtime.attempt import Attempt
+from weft.runtime.console import ConsoleStream
+from weft.runtime.flow import FlowSpec
+from weft.runtime.ledger import Ledger
+from weft.runtime.machine import EndRun, LaunchAttempt
+from weft.runtime.orders import RunContext
+from weft.runtime.scheduler import Watcher
+
+__all__ = ["InlineRunner"]
+
+
+class InlineRunner:
+    """Carries a run from its first event to its last without another process."""
+
+    def __init__(
+        self,
+        ledger: Ledger,
+        flow_class: type[FlowSpec],
+        context: RunContext,
+        objects: Objects,
+        watcher: Watcher,
+        max_log_bytes: int,
+    ) -> None:
+        self._ledger = ledger
+        self._flow_class = flow_class
+        self._context = context
+        self._objects = objects
+        self._watcher = watcher
+        self._max_log_bytes = max_log_bytes
+
+    def run(self) -> EndRun:
+        """Run until everything has come to rest. Ctrl-C cancels the run."""
+        ledger = self._ledger
+        ledger.sync()
+        while ledger.end is None:
+            ledger.ready.extend(ledger.due_retries())
+            if ledger.ready:
+                self._make(ledger.ready.popleft())
+            else:
+                self._wait()
+            if ledger.cancel_reason is not None:
+                ledger.drop_waiting()
+            self._watcher.on_tick()
+        return ledger.end
+
+    def _wait(self) -> None:
+        import time
+
+        wait_s = self._ledger.next_retry_s()
+        assert wait_s is not None, "a run that is not over has something ready or waiting"
+        try:
+            time.sleep(wait_s)
+        except KeyboardInterrupt:
+            self._ledger.cancel("the run was interrupted")
+
+    def _make(self, launch: LaunchAttempt) -> None:
+        order = self._ledger.order(launch)
+        task, number = order.task, launch.attempt
+        self._ledger.record([events.attempt_started(task, number, os.getpid(), os.uname().nodename)])
+        streams = [
+            ConsoleStream(name, task, number, self._max_log_bytes, self._objects, lambda stream, line: None)
+            for name in ("stdout", "stderr")
+        ]
+        try:
+            with _copied(streams):
+                attempt = Attempt(self._flow_class, self._context, order, self._objects)
+                outcome = attempt.run()
+        except KeyboardInterrupt:
+            self._ledger.cancel("the run was interrupted")
+            reason = self._ledger.cancel_reason or "the run was interrupted"
+            self._record([*_rest_of(streams), events.attempt_cancelled(task, number, reason)], [])
+            return
+        self._record([*_rest_of(streams), *outcome.events], outcome.items)
+
+    def _record(self, batch: list[Event], items: list[Any]) -> None:
+        self._ledger.record(batch, items)
+        self._ledger.sync()
+
+
+def _rest_of(streams: list[ConsoleStream]) -> list[Event]:
+    return [event for stream in streams for event in stream.last_events()]
+
+
+class _Copy:
+    """A text stream that is shown as before and kept for the record; a terminal stays one."""
+
+    def __init__(self, shown: TextIO, kept: ConsoleStream) -> None:
+        self._shown = shown
+        self._kept = kept
+
+    def write(self, text: str) -> int:
+        written = self._shown.write(text)
+        self._kept.feed(text.encode("utf-8", "backslashreplace"))
+        return written
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._shown, name)
+
+
+@contextmanager
+def _copied(streams: list[ConsoleStream]) -> Iterator[None]:
+    before = sys.stdout, sys.stderr
+    out, err = (_Copy(shown, kept) for shown, kept in zip(before, streams, strict=True))
+    sys.stdout, sys.stderr = out, err  # type: ignore[assignment]  # what is not `write` is passed on
+    try:
+        yield
+    finally:
+        sys.stdout, sys.stderr = before

@@ -1,0 +1,215 @@
+"""The launcher port: start one attempt in a process of its own, signal it, say how it ended.
+
+`ForkLauncher` forks from the template, `SpawnLauncher` starts a fresh interpreter for each attempt.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import socket
+import sys
+from typing import NamedTuple, Protocol
+
+from weft.lineage.errors import WeftError
+from weft.runtime.template import Template
+from weft.runtime.worker import WORKER_VARIABLE
+
+__all__ = ["Channels", "Exit", "ForkLauncher", "Launcher", "SpawnLauncher", "reason_not_to_fork"]
+
+
+class Channels(NamedTuple):
+    """The scheduler's ends: the task's socket and the descriptors its output is read from, all non-blocking."""
+
+    connection: socket.socket
+    stdout: int
+    stderr: int
+
+    def close(self) -> None:
+        self.connection.close()
+        os.close(self.stdout)
+        os.close(self.stderr)
+
+
+class Exit(NamedTuple):
+    """An attempt's process has ended. `code` is its exit code, or minus the signal that killed it;
+    None when the process that would know is gone itself."""
+
+    token: int
+    pid: int | None
+    code: int | None
+
+
+class Launcher(Protocol):
+    def launch(self, token: int) -> Channels:
+        """Start the process of an attempt, which waits for its order on the socket."""
+
+    def signal(self, token: int, number: int) -> None:
+        """Signal everything the attempt runs."""
+
+    def exits(self) -> list[Exit]:
+        """The processes that have ended since the last call."""
+
+    def wake_descriptors(self) -> list[int]:
+        """What becomes readable when there may be exits to report."""
+
+    def close(self) -> None: ...
+
+
+class ForkLauncher:
+    """Children of the template: a millisecond each, with everything that the flow has imported."""
+
+    def __init__(self, template: Template) -> None:
+        self._template = template
+        self._running: set[int] = set()
+
+    def launch(self, token: int) -> Channels:
+        channels, theirs = _open_channels()
+        try:
+            self._template.launch(token, theirs.connection, theirs.stdout, theirs.stderr)
+        except OSError as error:
+            channels.close()
+            raise WeftError(
+                "The template process is gone, so no task can be started. Run `resume` to go on."
+            ) from error
+        finally:
+            theirs.close()
+        self._running.add(token)
+        return channels
+
+    def signal(self, token: int, number: int) -> None:
+        if token in self._running:
+            self._template.signal(token, number)
+
+    def exits(self) -> list[Exit]:
+        exits = []
+        try:
+            while (report := self._template.receive()) is not None:
+                _, token, pid, code = report
+                self._running.discard(token)
+                exits.append(Exit(token, pid, code))
+        except EOFError:
+            exits += [Exit(token, None, None) for token in self._running]
+            self._running.clear()
+        return exits
+
+    def wake_descriptors(self) -> list[int]:
+        return [self._template.control.fileno()]
+
+    def close(self) -> None:
+        self._template.close()
+
+
+class SpawnLauncher:
+    """A fresh interpreter for each attempt, for flows whose process must not be forked."""
+
+    def __init__(self) -> None:
+        import signal
+        import subprocess
+
+        self._subprocess = subprocess
+        self._processes: dict[int, subprocess.Popen[bytes]] = {}
+        self._command = [sys.executable, *sys.orig_argv[1:]]
+        self._wake_read, self._wake_write = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+        signal.signal(signal.SIGCHLD, lambda number, frame: os.write(self._wake_write, b"\0"))
+
+    def launch(self, token: int) -> Channels:
+        channels, theirs = _open_channels()
+        descriptor = theirs.connection.fileno()
+        try:
+            self._processes[token] = self._subprocess.Popen(
+                self._command,
+                stdin=self._subprocess.DEVNULL,
+                stdout=theirs.stdout,
+                stderr=theirs.stderr,
+                pass_fds=[descriptor],
+                env={**os.environ, WORKER_VARIABLE: str(descriptor)},
+                start_new_session=True,
+            )
+        finally:
+            theirs.close()
+        return channels
+
+    def signal(self, token: int, number: int) -> None:
+        process = self._processes.get(token)
+        if process is not None and process.returncode is None:
+            try:
+                os.killpg(process.pid, number)
+            except ProcessLookupError:
+                return
+
+    def exits(self) -> list[Exit]:
+        with contextlib.suppress(BlockingIOError):
+            os.read(self._wake_read, 4096)
+        ended = [(token, process) for token, process in self._processes.items() if process.poll() is not None]
+        for token, process in ended:
+            del self._processes[token]
+            _kill_group(process.pid)
+        return [Exit(token, process.pid, process.returncode) for token, process in ended]
+
+    def wake_descriptors(self) -> list[int]:
+        return [self._wake_read]
+
+    def close(self) -> None:
+        for process in self._processes.values():
+            _kill_group(process.pid)
+            process.wait()
+
+
+def _kill_group(pid: int) -> None:
+    import signal
+
+    try:
+        os.killpg(pid, signal.SIGKILL)
+    except (ProcessLookupError, PermissionError):
+        return
+
+
+def _open_channels() -> tuple[Channels, Channels]:
+    """Our ends and the attempt's."""
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
+    ours.setblocking(False)
+    out_read, out_write = os.pipe2(os.O_CLOEXEC)
+    err_read, err_write = os.pipe2(os.O_CLOEXEC)
+    for descriptor in (out_read, err_read):
+        os.set_blocking(descriptor, False)
+    return Channels(ours, out_read, err_read), Channels(theirs, out_write, err_write)
+
+
+def reason_not_to_fork() -> str | None:
+    """Why this process cannot be forked safely any more, in a few words; None when it can be.
+
+    Threads of BLAS and jemalloc are known to survive a fork (they are stopped before it, or hold no
+    lock that a child needs); their names are those of the process, or `jemalloc_bg_thd`.
+    """
+    threading = sys.modules.get("threading")
+    if threading is not None and threading.active_count() > 1:
+        names = sorted(t.name for t in threading.enumerate() if t is not threading.main_thread())
+        return f"the flow's import started threads ({', '.join(names)})"
+    foreign = _foreign_threads()
+    if foreign:
+        return f"native threads are running ({', '.join(foreign)})"
+    torch = sys.modules.get("torch")
+    if torch is not None and torch.cuda.is_available() and torch.cuda.is_initialized():
+        return "CUDA is initialized"
+    if "grpc._cython.cygrpc" in sys.modules:
+        return "gRPC is loaded"
+    pyspark = sys.modules.get("pyspark")
+    if pyspark is not None and pyspark.SparkContext._active_spark_context is not None:
+        return "a Spark session is open"
+    return None
+
+
+def _foreign_threads() -> list[str]:
+    try:
+        tasks = os.listdir("/proc/self/task")
+        names = {_read_line(f"/proc/self/task/{task}/comm") for task in tasks}
+        own = _read_line("/proc/self/comm")
+    except OSError:
+        return []
+    return sorted(names - {own, "jemalloc_bg_thd"})
+
+
+def _read_line(path: str) -> str:
+    with open(path, encoding="utf-8", errors="replace") as file:
+        return file.readline().strip()

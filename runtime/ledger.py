@@ -1,0 +1,262 @@
+"""What a scheduler knows of its run: the journal it writes, the machine it feeds, the tables tasks inherit.
+
+Every event of the run passes through `record`: appended to the journal, then given to the machine,
+whose commands become further events or wait in `ready` and `retries` for the scheduler to carry out.
+Nothing recorded may be acted upon before the next `sync`.
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections import deque
+from collections.abc import Callable, Iterable
+from typing import NamedTuple
+
+from weft.lineage import clock, events
+from weft.lineage.events import Content, Event, Level, RunRef
+from weft.lineage.ids import Pathspec, TaskRef
+from weft.lineage.journal import Journal, Place
+from weft.runtime.graph import Graph
+from weft.runtime.items import Item
+from weft.runtime.machine import (
+    CancelAttempts,
+    Command,
+    CreateTask,
+    DelayRetry,
+    EndRun,
+    LaunchAttempt,
+    Machine,
+    TaskKey,
+)
+from weft.runtime.orders import Expected, InputOrder, TaskOrder
+from weft.runtime.refs import Ref, Table, ref_of
+
+__all__ = ["Ledger", "ReusedTask"]
+
+
+class ReusedTask(NamedTuple):
+    """A task of an earlier run that stands in here: its event, and what tasks after it inherit from it.
+
+    `table` is what it saved or merged itself.
+    """
+
+    event: Event
+    table: Table
+
+
+class _TaskRow:
+    __slots__ = ("items", "levels", "own", "parents", "ref", "table")
+
+    def __init__(
+        self, ref: TaskRef, levels: tuple[Level, ...], parents: list[_TaskRow], items: tuple[Ref, ...]
+    ) -> None:
+        self.ref = ref
+        self.levels = levels
+        self.parents = parents
+        self.items = items
+        self.own: dict[str, Ref] = {}
+        self.table: Table = {}
+
+
+class Ledger:
+    """One run's record as it grows. `watch` is shown every event once it is in the journal.
+
+    `origin_items` are the items of tasks to be created below reused foreachs.
+    """
+
+    def __init__(
+        self,
+        run: RunRef,
+        graph: Graph,
+        machine: Machine,
+        journal: Journal,
+        watch: Callable[[Event], None],
+        origin_items: dict[TaskKey, Item] | None = None,
+    ) -> None:
+        self.run = run
+        self.ready: deque[LaunchAttempt] = deque()
+        self.end: EndRun | None = None
+        self.cancel_reason: str | None = None
+        self.parameters: dict[str, Ref] = {}
+        self._graph = graph
+        self._machine = machine
+        self._journal = journal
+        self._watch = watch
+        self._origin_items = origin_items or {}
+        self._retries: list[tuple[float, int, LaunchAttempt]] = []
+        self._retry_count = 0
+        self._rows: dict[str, _TaskRow] = {}
+        self._split_items: dict[str, list[Item]] = {}
+        self._steps_seen: set[str] = set()
+        self._unsynced = False
+
+    def task(self, task_id: str) -> TaskRef:
+        return self._rows[task_id].ref
+
+    def record(self, batch: list[Event], items: list[Item] | None = None) -> None:
+        """Take in events of the run, in order, and all that follows from them.
+
+        `items` are those of the foreach that the batch ends in.
+
+        Raises: StoreUnavailable, then the run cannot go on.
+        """
+        if items:
+            self._split_items[batch[-1].task_id or ""] = items
+        while batch:
+            places = self._journal.append(batch)
+            self._unsynced = True
+            following: list[Event] = []
+            for event, place in zip(batch, places, strict=True):
+                self._keep(event, place)
+                for command in self._machine.advance(event):
+                    following += self._carry_out(command)
+                self._watch(event)
+            batch = following
+
+    def reuse(self, tasks: Iterable[ReusedTask]) -> None:
+        """Take in the tasks of an earlier run that stand in for this run's, in their order, as one batch."""
+        tasks = list(tasks)
+        for reused in tasks:
+            self._add_row(reused.event, None).own.update(reused.table)
+            self._fill_table(self._rows[reused.event.task_id or ""])
+        self.record([reused.event for reused in tasks])
+
+    def cancel(self, reason: str) -> None:
+        """Somebody asks for the end of the run."""
+        for command in self._machine.cancel(reason):
+            self._carry_out(command)
+
+    def sync(self) -> None:
+        """Make everything recorded durable; only then may it be acted upon."""
+        if self._unsynced:
+            self._journal.sync()
+            self._unsynced = False
+
+    def due_retries(self) -> list[LaunchAttempt]:
+        """The retries whose wait is over."""
+        now_s = clock.monotonic_s()
+        due = []
+        while self._retries and self._retries[0][0] <= now_s:
+            due.append(heapq.heappop(self._retries)[2])
+        return due
+
+    def next_retry_s(self) -> float | None:
+        """Seconds until the next retry is due."""
+        return max(0.0, self._retries[0][0] - clock.monotonic_s()) if self._retries else None
+
+    def drop_waiting(self) -> None:
+        """Forget what was to be launched."""
+        self.ready.clear()
+        self._retries.clear()
+
+    def order(self, launch: LaunchAttempt) -> TaskOrder:
+        """What a worker needs to know to make an attempt."""
+        row = self._rows[launch.task_id]
+        node = self._graph.steps[row.ref.step]
+        inputs = None
+        if node.kind == "join":
+            inputs = tuple(
+                InputOrder(p.ref.step, p.ref.task_id, p.levels, p.items, p.table) for p in row.parents
+            )
+        return TaskOrder(
+            row.ref,
+            launch.attempt,
+            launch.is_last,
+            launch.is_fallback,
+            row.levels,
+            row.items,
+            row.parents[0].table if inputs is None and row.parents else {},
+            Expected(node.out_steps, node.foreach, node.condition is not None, node.is_end),
+            inputs,
+        )
+
+    # What an event leaves behind
+
+    def _keep(self, event: Event, place: Place) -> None:
+        if event.kind == "task_created":
+            self._add_row(event, place)
+        elif event.kind == "parameter_set":
+            producer = Pathspec(self.run.flow, self.run.run_id, "_parameters", "0")
+            self.parameters[event.name or ""] = ref_of(event, producer, place)
+        elif event.kind == "attempt_started":
+            self._rows[event.task_id or ""].own = {}  # What a failed attempt saved is not inherited.
+        elif event.kind == "artifact_saved":
+            row = self._rows[event.task_id or ""]
+            row.own[event.name or ""] = ref_of(event, Pathspec(*row.ref[1:]), place)
+        elif event.kind == "artifact_merged":
+            row = self._rows[event.task_id or ""]
+            row.own[event.name or ""] = _merged_ref(row, event)
+        elif event.kind in ("attempt_succeeded", "attempt_caught"):
+            self._fill_table(self._rows[event.task_id or ""])
+
+    def _add_row(self, event: Event, place: Place | None) -> _TaskRow:
+        assert event.payload is not None
+        assert event.step is not None
+        assert event.task_id is not None
+        levels = tuple(Level(*level) for level in event.payload["levels"])
+        parents = [self._rows[task_id] for _, task_id in event.payload["parents"]]
+        items = parents[0].items[: len(levels)] if parents else ()
+        if event.digest is not None and len(items) < len(levels):
+            split = parents[0]
+            listed = split.table.get(levels[-1].var)
+            producer = listed.producer if listed is not None else Pathspec(*split.ref[1:])
+            items = (*items, ref_of(event, producer, place))
+        row = _TaskRow(self.run.task(event.step, event.task_id), levels, parents, items)
+        self._rows[event.task_id] = row
+        return row
+
+    def _fill_table(self, row: _TaskRow) -> None:
+        """What tasks after this one inherit: all it inherited and its own; a join inherits nothing."""
+        is_join = self._graph.steps[row.ref.step].kind == "join"
+        inherited = row.parents[0].table if row.parents and not is_join else {}
+        row.table = {**inherited, **row.own} if row.own else inherited
+
+    # What the machine asks for
+
+    def _carry_out(self, command: Command) -> list[Event]:
+        """The events that a command stands for; what has to wait for a sync is put aside."""
+        if isinstance(command, CreateTask):
+            return self._create(command)
+        if isinstance(command, LaunchAttempt):
+            self.ready.append(command)
+        elif isinstance(command, DelayRetry):
+            self._retry_count += 1
+            due_s = clock.monotonic_s() + command.delay_s
+            heapq.heappush(self._retries, (due_s, self._retry_count, command.launch))
+            task = self.task(command.launch.task_id)
+            return [events.retry_scheduled(task, command.launch.attempt, command.delay_s)]
+        elif isinstance(command, CancelAttempts):
+            self.cancel_reason = command.reason
+            self.drop_waiting()
+        else:
+            self.end = command
+        return []
+
+    def _create(self, command: CreateTask) -> list[Event]:
+        created: list[Event] = []
+        step = command.key.step
+        if step not in self._steps_seen:
+            self._steps_seen.add(step)
+            created.append(events.step_started(self.run, step))
+        levels = command.levels
+        content: Content | None = None
+        if command.item_of is not None:
+            item = self._item(command)
+            content = item.content
+            levels = (*levels[:-1], levels[-1]._replace(label=item.label))
+        task = self.run.task(step, command.task_id)
+        created.append(events.task_created(task, command.parents, levels, content))
+        return created
+
+    def _item(self, command: CreateTask) -> Item:
+        items = self._split_items.get(command.item_of or "")
+        return self._origin_items[command.key] if items is None else items[command.levels[-1].position]
+
+
+def _merged_ref(row: _TaskRow, event: Event) -> Ref:
+    """The reference that a merge took over, found in the table of an input that has it."""
+    for parent in row.parents:
+        ref = parent.table.get(event.name or "")
+        if ref is not None and ref.digest == event.digest:
+            return ref
+    raise AssertionError(f"merged {event.name} is in no input of {row.ref.pathspec}")

@@ -1,0 +1,111 @@
+"""One attempt's process, whatever started it: take the order, make the attempt, tell the outcome."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable
+from typing import TYPE_CHECKING, NoReturn
+
+from weft.lineage.objects import Objects
+from weft.lineage.storage import LocalStorage
+from weft.runtime.attempt import Attempt, Outcome
+from weft.runtime.flow import FlowSpec
+from weft.runtime.orders import unpack_context, unpack_order
+from weft.runtime.wire import pack_message, receive_message, row_of
+
+if TYPE_CHECKING:
+    import socket
+
+__all__ = ["WORKER_VARIABLE", "be_forked", "die_with_parent", "serve_spawned"]
+
+#: Names the socket of a spawned worker; such a process makes one attempt instead of reading its command line.
+WORKER_VARIABLE = "WEFT_WORKER_FD"
+
+_PR_SET_PDEATHSIG = 1
+
+
+def _serve(flow_class: type[FlowSpec], connection: socket.socket) -> None:
+    """Make the one attempt that is ordered over `connection`; the outcome is the last thing said."""
+    connection.sendall(pack_message("started", os.getpid()))
+    _, context_body = receive_message(connection)
+    _, order_body = receive_message(connection)
+    context = unpack_context(context_body)
+    objects = Objects(LocalStorage(context.store_root))
+    outcome = Attempt(flow_class, context, unpack_order(order_body), objects).run()
+    _end_output()
+    connection.sendall(_pack_outcome(outcome))
+
+
+def be_forked(descriptor: int, flow_class: type[FlowSpec], reseed: Callable[[], None]) -> NoReturn:
+    """Be the child that a template has just forked: its descriptors and signals are set up."""
+    import atexit
+    import faulthandler
+    import socket
+
+    # What the flow's import registered belongs to the process that imported it.
+    atexit._clear()
+    faulthandler.enable(file=2)
+    _make_lines_whole()
+    reseed()
+    _serve_and_exit(flow_class, socket.socket(fileno=descriptor))
+
+
+def serve_spawned(flow_class: type[FlowSpec]) -> NoReturn:
+    """Be the worker that a spawning launcher has started: the flow's file has just been run as `__main__`."""
+    import faulthandler
+    import socket
+
+    descriptor = int(os.environ.pop(WORKER_VARIABLE))
+    os.set_inheritable(descriptor, False)
+    die_with_parent(None)
+    faulthandler.enable(file=2)
+    _make_lines_whole()
+    _serve_and_exit(flow_class, socket.socket(fileno=descriptor))
+
+
+def _serve_and_exit(flow_class: type[FlowSpec], connection: socket.socket) -> NoReturn:
+    try:
+        _serve(flow_class, connection)
+    except (EOFError, BrokenPipeError, ConnectionResetError):
+        os._exit(1)  # The scheduler is gone; nobody is left to tell.
+    except BaseException:  # noqa: BLE001  # the user's code may raise anything
+        import traceback
+
+        traceback.print_exc()
+        os._exit(1)
+    os._exit(0)
+
+
+def die_with_parent(parent_pid: int | None) -> None:
+    """Ask the kernel to kill this process when its parent dies; where it cannot be asked, nothing is done."""
+    if sys.platform != "linux":
+        return
+    import ctypes
+    import signal
+
+    ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+    if parent_pid is not None and os.getppid() != parent_pid:
+        os._exit(1)  # It died before it could be watched.
+
+
+def _make_lines_whole() -> None:
+    """Let output leave by whole lines: into a pipe it would come in blocks, unbuffered in fragments."""
+    sys.stdout = open(1, "w", buffering=1, encoding="utf-8", errors="backslashreplace", closefd=False)  # noqa: SIM115
+    sys.stderr = open(2, "w", buffering=1, encoding="utf-8", errors="backslashreplace", closefd=False)  # noqa: SIM115
+
+
+def _end_output() -> None:
+    """Run what the process would run at its exit, so that its output and its errors still count."""
+    import atexit
+
+    atexit._run_exitfuncs()
+    # Code that was imported earlier may hold the streams of that time.
+    for stream in (sys.stdout, sys.stderr, sys.__stdout__, sys.__stderr__):
+        if stream is not None:
+            stream.flush()
+
+
+def _pack_outcome(outcome: Outcome) -> bytes:
+    body = {"events": [row_of(event) for event in outcome.events], "items": outcome.items}
+    return pack_message("finished", body)
