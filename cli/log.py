@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from typing import Any
 
 import click
@@ -43,23 +44,15 @@ def log(
     output = Output(is_json=is_json)
     seen: set[str] = set()
     with session.open() as store:
-        for row in rows_of(store, query, **params):
-            seen.add(row["id"])
-            _show(output, row)
-    while is_followed:
-        output.flush()
-        _wait()
-        with session.open() as store:
+        while True:
             for row in rows_of(store, query, **params):
                 if row["id"] not in seen:
                     seen.add(row["id"])
                     _show(output, row)
-
-
-def _wait() -> None:
-    import time
-
-    time.sleep(_POLL_S)
+            if not is_followed:
+                return
+            output.flush()
+            time.sleep(_POLL_S)
 
 
 def _query(run: str | None, kinds: tuple[str, ...], limit: int) -> tuple[str, dict[str, object]]:

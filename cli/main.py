@@ -11,6 +11,7 @@ import click
 from weft.cli.output import Output, end_with
 from weft.cli.session import Session
 from weft.lineage.errors import UsageError
+from weft.lineage.version import VERSION
 
 __all__ = ["COMMANDS", "group", "main"]
 
@@ -88,7 +89,7 @@ def _unknown_command(name: str) -> str:
 @click.option(
     "--as-of", metavar="TIME", help="Answer as of this moment: ISO 8601 (local zone if none) or an event id."
 )
-@click.version_option(None, "--version", package_name="weft", message="weft %(version)s")
+@click.version_option(VERSION, "--version", message="weft %(version)s")
 @click.pass_context
 def group(ctx: click.Context, store_url: str | None, as_of: str | None) -> None:
     """Ask what happened: runs, lineage and SQL over the event log of your flows."""

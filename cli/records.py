@@ -11,7 +11,7 @@ from weft.lineage.ids import Pathspec
 if TYPE_CHECKING:
     from weft.lineage.store import Store
 
-__all__ = ["record_of"]
+__all__ = ["check_exists", "record_of"]
 
 Record = dict[str, Any]
 
@@ -30,7 +30,7 @@ def record_of(store: Store, spec: Pathspec) -> Record:
     Raises: NotFound, with near names.
     """
     level = sum(part is not None for part in spec)
-    _check_exists(store, spec, level)
+    check_exists(store, spec)
     shape = (_flow_record, _run_record, _step_record, _task_record, _artifact_record)[level - 1]
     return {"kind": _NOUNS[level], "pathspec": str(spec), **shape(store, spec)}
 
@@ -43,8 +43,9 @@ def _where(spec: Pathspec, level: int, table: str = "") -> tuple[str, Record]:
     return " AND ".join(f"{prefix}{name} = ${name}" for name in names), params
 
 
-def _check_exists(store: Store, spec: Pathspec, level: int) -> None:
+def check_exists(store: Store, spec: Pathspec) -> None:
     """Raises: NotFound, naming the first part that is not there and what comes near it."""
+    level = sum(part is not None for part in spec)
     for depth in range(1, level + 1):
         condition, params = _where(spec, depth)
         view, column = _VIEWS[depth], _LEVELS[depth - 1]

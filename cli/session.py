@@ -6,7 +6,10 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import click
 
+from weft.lineage.errors import NotFound, StoreUnavailable
+
 if TYPE_CHECKING:
+    from weft.lineage.storage import LocalStorage
     from weft.lineage.store import Store
 
 __all__ = ["Session", "json_option", "rows_of"]
@@ -21,6 +24,24 @@ class Session(NamedTuple):
     store_url: str | None
     as_of: str | None
 
+    def storage(self) -> LocalStorage:
+        """Where the store's bytes lie; none is ever created. Raises: NotFound, StoreError."""
+        import os
+
+        from weft.lineage.description import find_store, read_description
+        from weft.lineage.storage import LocalStorage
+
+        root = self.store_url or find_store(os.getcwd(), os.environ)
+        if root is None:
+            raise NotFound(
+                "There is no store here. Run a flow first, or name a store with --store or WEFT_STORE."
+            )
+        if "://" in root and not root.startswith("file://"):
+            raise StoreUnavailable(f"{root} is not a local folder. Give a folder to --store.")
+        storage = LocalStorage(os.path.abspath(root.removeprefix("file://")))
+        read_description(storage)
+        return storage
+
     def open(self) -> Store:
         """The store; none is ever created. Raises: StoreError, NotFound."""
         from weft.lineage.store import open_store
@@ -28,7 +49,6 @@ class Session(NamedTuple):
         return open_store(self.store_url, as_of=self.as_of)
 
 
-def rows_of(store: Store, query: str, **params: object) -> list[dict[str, Any]]:
+def rows_of(store: Store, query: str, **params: Any) -> list[dict[str, Any]]:
     """The rows of a query, each by column name."""
-    result = store.sql(query, **params)
-    return [dict(zip(result.columns, row, strict=True)) for row in result.fetchall()]
+    return store.sql(query, **params).dicts()

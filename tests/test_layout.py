@@ -11,6 +11,8 @@ from pathlib import Path
 
 import pytest
 
+from weft.lineage.version import VERSION
+
 ROOT = Path(__file__).parent.parent
 PARTS = ("lineage", "runtime", "cli")
 #: Blank lines do not count.
@@ -81,6 +83,10 @@ def test_every_package_is_listed_for_the_wheel() -> None:
     packages = {"weft"} | {"weft." + ".".join(path.parent.relative_to(ROOT).parts) for path in inits}
     assert set(tools["packages"]) == packages | {"weft.examples"}
     assert set(tools["package-dir"]) == set(tools["packages"])
+
+
+def test_version_is_one() -> None:
+    assert tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"] == VERSION
 
 
 def test_no_module_is_imported_under_its_folder_name() -> None:

@@ -18,8 +18,12 @@ from weft.lineage.description import create_store
 from weft.lineage.events import Content, Event, Level, RunRef
 from weft.lineage.ids import Pathspec
 from weft.lineage.journal import Journal
+from weft.lineage.objects import Objects
 from weft.lineage.storage import LocalStorage
 
+#: The manifest of the code, as an object of the store.
+MANIFEST = b'{"entry": "f.py", "files": {}}'
+CODE = hashlib.sha256(MANIFEST).digest()
 USAGE = {"cpu_s": 0.25, "max_rss_bytes": 50_000_000}
 NEXT_FIT = {"next": ["fit"], "foreach": "carriers", "num_splits": 2}
 
@@ -60,7 +64,7 @@ def failed_run() -> list[Event]:
     run = RunRef(b"\x01" * 16, "DelayFlow", "1")
     start, fit_a, fit_b = run.task("start", "1"), run.task("fit", "2"), run.task("fit", "3")
     told = [
-        events.run_started(run, b"\xcc" * 32, {"user": "ada", "host": "h", "graph": {}, "command": ["f.py"]}),
+        events.run_started(run, CODE, {"user": "ada", "host": "h", "graph": {}, "command": ["f.py"]}),
         events.parameter_set(run, "alpha", content(0.5), "parameter"),
         events.tag_added(run, "nightly", "user"),
         events.step_started(run, "start"),
@@ -110,7 +114,7 @@ def resumed_run() -> list[Event]:
     fit_b, end = run.task("fit", "3"), run.task("end", "4")
     return [
         events.run_started(
-            run, b"\xcc" * 32, {"user": "ada", "graph": {}, "origin_run_id": "1", "origin_run_uid": "01" * 16}
+            run, CODE, {"user": "ada", "graph": {}, "origin_run_id": "1", "origin_run_uid": "01" * 16}
         ),
         events.parameter_set(run, "alpha", content(0.5), "parameter"),
         events.step_started(run, "start"),
@@ -154,6 +158,7 @@ def store_folder(tmp_path: Path) -> Path:
     folder.mkdir()
     storage = LocalStorage(str(folder))
     create_store(storage)
+    Objects(storage).put([MANIFEST])
     for told in (failed_run(), resumed_run()):
         journal = Journal.create(storage)
         journal.append(told)

@@ -1,0 +1,50 @@
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from tests.cli.conftest import Ask
+
+
+def _journals(store: Path) -> list[Path]:
+    return sorted((store / "journal").glob("*.wj"))
+
+
+def _objects_of(answer: dict[str, object]) -> list[object]:
+    problems = answer["problems"]
+    assert isinstance(problems, list)
+    return problems
+
+
+def test_compact_seals_what_is_closed_and_changes_no_answer(store_folder: Path, weft: Ask) -> None:
+    before = weft("log", "--json").out
+    report = weft("compact", "--json").json
+    assert len(report["journals_sealed"]) == 2
+    assert list((store_folder / "log").rglob("*.parquet"))
+    assert weft("log", "--json").out == before
+
+
+def test_compact_twice_has_nothing_to_do(weft: Ask) -> None:
+    assert "2 journals" in weft("compact").out
+    assert "sealed 0 events of 0 journals" in weft("compact").out
+
+
+def test_verify_names_the_place_of_damage(store_folder: Path, weft: Ask) -> None:
+    journal = _journals(store_folder)[0]
+    content = bytearray(journal.read_bytes())
+    content[len(content) // 2] ^= 1
+    journal.write_bytes(content)
+    answer = weft("verify")
+    assert answer.code == 1
+    assert f"journal/{journal.name} at byte" in answer.out
+    assert "DAMAGED" in answer.out
+    assert weft("verify", "--json").code == 1
+
+
+def test_verify_of_a_torn_end_is_sound(store_folder: Path, weft: Ask) -> None:
+    journal = _journals(store_folder)[0]
+    journal.write_bytes(journal.read_bytes()[:-10])
+    answer = weft("verify")
+    assert "torn" in answer.out.lower()
+    assert "DAMAGED: " not in answer.out or answer.code == 1
