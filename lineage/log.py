@@ -97,14 +97,23 @@ class EventLog:
         return found
 
     def dead_writers(self) -> set[bytes]:
-        """Writers that are proven gone and left a journal without its end. Sealing takes those in too, so a
-        run that has not ended is at work only if its writer is in `live_writers`."""
-        dead, live = self._open_writers()
-        return dead - live
+        """Writers that append no more: sealed, ended in good order, or proven gone. A run of theirs that has
+        not ended was lost."""
+        found = {r.writer for segment in self.segments() for r in segment.ranges}
+        for path in self.storage.list(JOURNALS):
+            name = journal_name(path)
+            if name is not None:
+                found.add(name.writer)
+        return found - self.live_writers()
 
     def live_writers(self) -> set[bytes]:
-        """Writers with an open journal that are not proven gone."""
-        return self._open_writers()[1]
+        """Writers with a journal that is not ended and whose lock is held, or proves nothing here."""
+        found = set()
+        for path in self.open_journals():
+            name = journal_name(path)
+            if name is not None and not is_writer_dead(self.storage, path):
+                found.add(name.writer)
+        return found
 
     def seal(self, force: bool = False, grace_s: float = GRACE_S) -> SealReport:
         """Seal closed journals and those of dead writers into segments, and remove what was sealed before.
@@ -115,15 +124,6 @@ class EventLog:
         Raises: StoreUnavailable.
         """
         return seal_journals(self.storage, self._known, force, grace_s)
-
-    def _open_writers(self) -> tuple[set[bytes], set[bytes]]:
-        dead: set[bytes] = set()
-        live: set[bytes] = set()
-        for path in self.open_journals():
-            name = journal_name(path)
-            if name is not None:
-                (dead if is_writer_dead(self.storage, path) else live).add(name.writer)
-        return dead, live
 
     def _snapshot(self, flow: str | None, run_id: str | None, run_uid: bytes | None) -> Snapshot:
         # Journals are listed first: one that is sealed and removed after that is found to be gone, and one

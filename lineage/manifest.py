@@ -77,6 +77,7 @@ class SegmentFile(NamedTuple):
 
     path: str
     digest: bytes
+    size_bytes: int
     footer: Footer
 
 
@@ -186,7 +187,7 @@ def read_segment_file(storage: Storage, path: str, name: SegmentName) -> Segment
     footer = footer_of(storage, path)
     if footer.family != name.family:
         raise damaged_segment(storage, path, f"it lies in the wrong folder, its family is {footer.family}")
-    return SegmentFile(path, name.digest, footer)
+    return SegmentFile(path, name.digest, storage.size(path), footer)
 
 
 def segments_of(files: Iterable[SegmentFile]) -> list[Segment]:

@@ -66,7 +66,7 @@ def write_segment(
         path = segment_path(SegmentName(footer.family, digest))
         if not storage.exists(path):
             storage.put(path, data)
-        files[footer.family] = SegmentFile(path, digest, footer)
+        files[footer.family] = SegmentFile(path, digest, len(data), footer)
     footer = encoded[0][0]
     return Segment(footer.segment_id, files, footer.rows, footer.ranges, why, footer.replaces)
 

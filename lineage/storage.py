@@ -233,7 +233,7 @@ class LocalStorage:
         flags = os.O_RDONLY | os.O_CLOEXEC
         try:
             descriptor = os.open(self._path(path), flags)
-        except FileNotFoundError:
+        except (FileNotFoundError, NotADirectoryError):
             return None
         except OSError as error:
             raise files.unavailable(error, self._path(path)) from error
