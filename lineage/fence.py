@@ -41,16 +41,16 @@ def shut(connection: Any, files: Sequence[str]) -> None:
     connection.execute("set lock_configuration = true")
 
 
-def check(connection: Any, query: str) -> Statement:
+def check(engine: Any, connection: Any, query: str) -> Statement:
     """The one statement of `query`.
 
     Raises: QueryError when there are none or several, or when it does anything but read.
     """
-    statement = _only(connection, query)
+    statement = _only(engine, connection, query)
     kind = statement.type.name
     text = statement.query.strip().rstrip(";").rstrip()
     if kind == "EXPLAIN":
-        _check_reads(connection, _explained(text))
+        _check_reads(engine, connection, _explained(text))
         return Statement(text, is_explain=True)
     if kind == "SELECT" or (kind == "MULTI" and _first_word(text) == "pivot"):
         return Statement(text, is_explain=False)
@@ -86,18 +86,18 @@ def find_calls(query: str) -> list[Call]:
     return found
 
 
-def _only(connection: Any, query: str) -> Any:
+def _only(engine: Any, connection: Any, query: str) -> Any:
     try:
         statements = connection.extract_statements(query)
-    except Exception as error:
+    except engine.Error as error:
         raise QueryError(f"{error}\nCorrect the query.") from None
     if len(statements) != 1:
         raise QueryError(f"The query holds {len(statements)} statements. Give one SELECT at a time.")
     return statements[0]
 
 
-def _check_reads(connection: Any, text: str) -> None:
-    kind = _only(connection, text).type.name
+def _check_reads(engine: Any, connection: Any, text: str) -> None:
+    kind = _only(engine, connection, text).type.name
     if kind != "SELECT":
         raise QueryError(f"EXPLAIN of {kind} is not let through: it could run it. Explain a SELECT.")
 

@@ -8,13 +8,12 @@ is believed.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from typing import NamedTuple
+from collections.abc import Iterable, Mapping
 
 from weft.lineage.events import COLUMNS, FAMILIES, KINDS
 from weft.lineage.projections import LEASE_US
 
-__all__ = ["FOLDS", "VIEWS", "Relation", "empty_events", "fold_sql", "read_events", "twins", "view_sql"]
+__all__ = ["FOLDS", "VIEWS", "ddl", "fold_sql", "read_events", "twins", "unended", "view_sql", "within"]
 
 #: The highest epoch is believed, then the first.
 _KEY = "row(-epoch, time_us, writer, seq)"
@@ -22,13 +21,6 @@ _KEY = "row(-epoch, time_us, writer, seq)"
 
 def _kinds(fact: str) -> str:
     return ", ".join(f"'{name}'" for name, kind in KINDS.items() if kind.fact == fact)
-
-
-class Relation(NamedTuple):
-    """A relation: its name, its SQL, and the relations of `raw` and `fold` it needs."""
-
-    name: str
-    sql: str
 
 
 _RUNS = f"""
@@ -146,6 +138,17 @@ def twins() -> str:
         "select 1 from raw.run_events where run_uid is not null group by flow, run_id "
         "having min(run_uid) <> max(run_uid) limit 1"
     )
+
+
+def unended() -> str:
+    """A query for the writer of each run without an end, and until when its lease is good."""
+    return f"""
+        select coalesce(arg_min(writer, {_KEY}) filter (where kind = 'run_started'),
+                arg_min(writer, row(time_us, writer, seq))),
+            greatest(coalesce(max(case when kind = 'lease_renewed' then (payload ->> '$.expires_us')::bigint end), 0),
+                min(time_us) + {LEASE_US})
+        from raw.run_events where run_uid is not null group by run_uid
+        having count(*) filter (where kind in ({_kinds("run_end")})) = 0"""
 
 
 def _at(column: str) -> str:
@@ -298,7 +301,7 @@ from every
 """
 
 _V_PARAMETERS = f"""
-select min(flow) as flow, min(%(run_id)s) as run_id, e.name as name, arg_min(e.value, {_KEY})::json as value,
+select min(e.flow) as flow, min(%(run_id)s) as run_id, e.name as name, arg_min(e.value, {_KEY})::json as value,
     arg_min(e.value_number, {_KEY}) as value_number, arg_min(e.type, {_KEY}) as type,
     {_digest(f"arg_min(e.digest, {_KEY})")} as digest
 from raw.run_events e %(names)s
@@ -350,12 +353,6 @@ def view_sql(name: str, has_twins: bool) -> str:
     return sql % {"run_id": "e.run_id", "names": ""}
 
 
-def empty_events() -> str:
-    """A SELECT of no event, with all columns and types."""
-    columns = ", ".join(f"null::{column.sql_type} as {column.name}" for column in COLUMNS)
-    return f"select {columns} where false"
-
-
 def read_events(files: Iterable[str]) -> str:
     """A SELECT of the events in segment files, bound by field id; a column a file lacks is NULL."""
     listed = ", ".join("'" + file.replace("'", "''") + "'" for file in files)
@@ -365,3 +362,31 @@ def read_events(files: Iterable[str]) -> str:
     )
     names = ", ".join(column.name for column in COLUMNS)
     return f"select {names} from read_parquet([{listed}], schema => MAP {{{fields}}})"
+
+
+def within(ranges: Iterable[tuple[bytes, int, int]]) -> str:
+    """A WHERE clause that keeps only (writer, first seq, last seq) of a segment."""
+    parts = (
+        f"writer = unhex('{writer.hex()}') and seq between {first} and {last}"
+        for writer, first, last in ranges
+    )
+    return " where " + " or ".join(f"({part})" for part in parts)
+
+
+def ddl(sealed: Mapping[str, str]) -> str:
+    """The views as a script for any DuckDB; `sealed` selects the events of each family."""
+    columns = ", ".join(f"null::{column.sql_type} as {column.name}" for column in COLUMNS)
+    empty = f"select {columns} where false"
+    lines = [
+        "-- The views of weft over the sealed segments of one store, for any DuckDB.",
+        "-- Not here: journals that are not sealed yet, checks of the files, and artifact().",
+        "create schema if not exists raw; create schema if not exists fold;",
+        "create or replace table raw.writers (writer BLOB, is_dead BOOLEAN);",
+        "create or replace view raw.clock as select epoch_us(now()::timestamp) as now_us;",
+    ]
+    lines += [
+        f"create or replace view raw.{family}_events as {sealed.get(family, empty)};" for family in FAMILIES
+    ]
+    lines += [f"create or replace view fold.{name} as {fold_sql(name, True).strip()};" for name in FOLDS]
+    lines += [f"create or replace view {name} as {view_sql(name, True).strip()};" for name in VIEWS]
+    return "\n".join(lines) + "\n"

@@ -9,14 +9,15 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from importlib import import_module
+from typing import Any, NamedTuple
 
 from weft.lineage import fence, view_sql
 from weft.lineage.codec import row_of
 from weft.lineage.errors import QueryError
 from weft.lineage.events import COLUMNS, FAMILIES, Event, family_of
 
-__all__ = ["Views", "load_engine"]
+__all__ = ["Sealed", "Views", "load_engine"]
 
 #: Segments up to this size together are copied into memory, so that folds of them can be kept.
 _COPIED_BYTES_MAX = 8 * 1024 * 1024
@@ -39,44 +40,46 @@ _NEEDS = {
 }
 
 
-def load_engine(with_wrappers: bool) -> Any:
-    """DuckDB's module. Without its Python wrappers it loads 80 ms faster and cannot give frames.
+class Sealed(NamedTuple):
+    """The segments to read: a SELECT of events for each family that has any, and the files they read."""
+
+    queries: dict[str, str]
+    files: tuple[str, ...]
+
+    @property
+    def size_bytes(self) -> int:
+        return sum(os.path.getsize(file) for file in self.files)
+
+
+def load_engine() -> Any:
+    """DuckDB's module, without its Python wrappers: they cost 80 ms and are needed only for frames.
 
     The bare module's name is private, so another version may lack it.
     """
-    if not with_wrappers:
-        try:
-            import _duckdb
-
-            return _duckdb
-        except ImportError:
-            pass
-    import duckdb
-
-    return duckdb
+    try:
+        return import_module("_duckdb")
+    except ImportError:
+        return import_module("duckdb")
 
 
 class Views:
     """One connection that carries the views. Not safe to use from two threads at once.
 
-    `segments` are files of sealed events by family, `readable` further files that queries may open.
+    Events later than `as_of_us` are left out. `readable` are further files that queries may open.
     """
 
     def __init__(
-        self,
-        engine: Any,
-        segments: Mapping[str, Sequence[str]],
-        as_of_us: int | None = None,
-        readable: Sequence[str] = (),
+        self, engine: Any, sealed: Sealed, as_of_us: int | None = None, readable: Sequence[str] = ()
     ) -> None:
         self._engine = engine
         self._has_twins: bool | None = None
         self._folded: set[str] = set()
         self._results = 0
+        self._discarded: list[str] = []
         self.connection = engine.connect(":memory:", config=_config())
-        self._create_events(segments, as_of_us)
-        files = [file for listed in segments.values() for file in listed]
-        fence.shut(self.connection, [*files, *readable])
+        self._keeps_folds = sealed.size_bytes <= _COPIED_BYTES_MAX
+        self._create_events(sealed.queries, as_of_us)
+        fence.shut(self.connection, [*sealed.files, *readable])
 
     def add(self, events: Iterable[Event]) -> None:
         """Put in events that are in no segment and were not put in before."""
@@ -107,8 +110,10 @@ class Views:
 
         Raises: QueryError.
         """
-        statement = fence.check(self.connection, query)
+        statement = fence.check(self._engine, self.connection, query)
         self._fold_for(statement.text)
+        while self._discarded:
+            self.connection.execute(f"drop table if exists {self._discarded.pop()}")
         self._results += 1
         name = f"result_{self._results}"
         try:
@@ -126,6 +131,23 @@ class Views:
             raise QueryError(_message(error)) from None
         return name
 
+    def discard(self, table: str) -> None:
+        """Let go of a result; may be called from any thread, at any time."""
+        self._discarded.append(table)
+
+    def unended(self) -> list[tuple[bytes, int]]:
+        """The writer of each run without an end, and until when its lease is good, in µs."""
+        found: list[tuple[bytes, int]] = self.connection.execute(view_sql.unended()).fetchall()
+        return found
+
+    def event_time_us(self, writer: bytes, seq: int) -> int | None:
+        """The log time of an event; None when there is none of that id."""
+        for family in FAMILIES:
+            query = f"select time_us from raw.{family}_events where writer = ? and seq = ? limit 1"
+            for row in self.connection.execute(query, [writer, seq]).fetchall():
+                return int(row[0])
+        return None
+
     def create(self, name: str, types: Mapping[str, str], rows: Sequence[tuple[Any, ...]]) -> None:
         """Make a table of rows in schema `call`, where the results of table functions lie."""
         columns = ", ".join(f"{column} {sql_type}" for column, sql_type in types.items())
@@ -140,25 +162,23 @@ class Views:
             [[str(row[0]) for row in rows], [str(row[1]) for row in rows]],
         )
 
-    def _create_events(self, segments: Mapping[str, Sequence[str]], as_of_us: int | None) -> None:
-        size_bytes = sum(os.path.getsize(file) for files in segments.values() for file in files)
-        self._keeps_folds = size_bytes <= _COPIED_BYTES_MAX
+    def _create_events(self, sealed: Mapping[str, str], as_of_us: int | None) -> None:
         until = "" if as_of_us is None else f" where time_us <= {int(as_of_us)}"
         statements = [
             "create schema raw; create schema fold; create schema call",
             "create table raw.writers (writer BLOB, is_dead BOOLEAN)",
             "create table raw.clock as select null::BIGINT as now_us",
         ]
+        columns = ", ".join(f"{column.name} {column.sql_type}" for column in COLUMNS)
         for family in FAMILIES:
             hot = f"raw.hot_{family}"
-            statements.append(f"create table {hot} as {view_sql.empty_events()}")
-            files = segments.get(family, ())
-            sealed = f"{view_sql.read_events(files)}{until}" if files else ""
-            if sealed and self._keeps_folds:
-                statements.append(f"insert into {hot} {sealed}")
-                sealed = ""
-            both = f"select * from {hot}{until}" + (f" union all {sealed}" if sealed else "")
-            statements.append(f"create view raw.{family}_events as {both}")
+            statements.append(f"create table {hot} ({columns})")
+            source = f"select * from {hot}"
+            if family in sealed and self._keeps_folds:
+                statements.append(f"insert into {hot} {sealed[family]}")
+            elif family in sealed:
+                source = f"select * from ({source} union all {sealed[family]})"
+            statements.append(f"create view raw.{family}_events as {source}{until}")
         self.connection.execute(";".join(statements))
 
     def _forget_folds(self) -> None:

@@ -1,0 +1,65 @@
+"""The bytes of recorded values: inside their event, in a pack, or an object of their own."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from weft.lineage.errors import NotFound
+from weft.lineage.ids import digest_from_text
+
+if TYPE_CHECKING:
+    from weft.lineage.store import Store
+
+__all__ = ["Recorded", "read_content", "read_recorded"]
+
+
+class Recorded(NamedTuple):
+    """Where the bytes of a value lie. Without blob and pack they are the object `digest`."""
+
+    digest: bytes
+    size_bytes: int
+    blob: bytes | None
+    pack: bytes | None
+    pack_offset: int
+
+
+def read_recorded(store: Store, digests: list[str]) -> dict[str, Recorded]:
+    """Where the bytes of values lie, by their digest's text form; those never recorded are left out."""
+    wanted = [digest_from_text(text) for text in digests]
+    rows = store.rows(
+        """
+        select digest, any_value(size_bytes), arg_max(row(blob, payload), row(blob is not null, payload is not null))
+        from (
+            select digest, size_bytes, blob, payload from raw.artifact_events where kind = 'artifact_saved'
+            union all
+            select digest, size_bytes, blob, payload from raw.run_events where kind = 'parameter_set'
+            union all
+            select digest, size_bytes, blob, payload from raw.task_events where digest is not null
+        ) where list_contains(?::BLOB[], digest) group by digest
+        """,
+        [wanted],
+    )
+    found = {}
+    for digest, size_bytes, (blob, payload) in rows:
+        place: dict[str, Any] = json.loads(payload) if payload else {}
+        pack = bytes.fromhex(place["pack"]) if "pack" in place else None
+        recorded = Recorded(bytes(digest), size_bytes, blob, pack, place.get("pack_offset", 0))
+        found[f"sha256:{digest.hex()}"] = recorded
+    return found
+
+
+def read_content(store: Store, recorded: Recorded) -> tuple[bytes, str | None]:
+    """The bytes of a value, and the local file that is exactly these bytes, if there is one.
+
+    Raises: NotFound when the object is gone, StoreDamaged when it is another.
+    """
+    if recorded.blob is not None:
+        return bytes(recorded.blob), None
+    if recorded.pack is not None:
+        pack = store.objects.get(recorded.pack)
+        data = pack[recorded.pack_offset : recorded.pack_offset + recorded.size_bytes]
+        if len(data) != recorded.size_bytes:
+            raise NotFound(f"Pack {recorded.pack.hex()} is cut short. Run `weft verify`.")
+        return data, None
+    return store.objects.get(recorded.digest), store.objects.path_of(recorded.digest)

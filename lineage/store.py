@@ -1,0 +1,298 @@
+"""A store that is open for questions: SQL, lineage, events, console, and the contents of artifacts."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from threading import RLock
+from typing import TYPE_CHECKING, Any, Self
+
+from weft.lineage import clock, fence, view_sql
+from weft.lineage.calls import TableCalls
+from weft.lineage.description import find_store, read_description
+from weft.lineage.errors import NotFound, UsageError
+from weft.lineage.events import Event
+from weft.lineage.log import EventLog
+from weft.lineage.manifest import Piece
+from weft.lineage.moment import event_id_of, moment_us
+from weft.lineage.objects import Objects
+from weft.lineage.paths import JOURNALS, SEGMENTS
+from weft.lineage.result import Result
+from weft.lineage.storage import LocalStorage, Storage
+from weft.lineage.views import Sealed, Views, load_engine
+
+if TYPE_CHECKING:
+    from datetime import datetime
+
+    from weft.lineage.edges import Graph
+    from weft.lineage.verify import Report
+
+__all__ = ["Store", "open_store", "sql"]
+
+#: How long it is believed that a writer lives, once that was looked up.
+_LIVENESS_S = 1.0
+
+
+class Store:
+    """One store, read-only. Every question sees all that was committed before it was asked.
+
+    Safe to use from several threads. Close it with `with` or `close`; results outlive it.
+    """
+
+    def __init__(self, storage: Storage, as_of: str | datetime | None = None) -> None:
+        read_description(storage)
+        self.storage = storage
+        self.objects = Objects(storage)
+        self._log = EventLog(storage)
+        self._lock = RLock()
+        self._engine = load_engine()
+        self._views: Views | None = None
+        self._listing: object = None
+        self._tail: list[Event] = []
+        self._sealed = Sealed({}, ())
+        self._copies: Any = None
+        self._liveness: dict[bytes, bool] = {}
+        self._watch_again_s = 0.0
+        self._is_closed = False
+        self.as_of_us: int | None = None
+        if as_of is not None:
+            self.as_of_us = self._moment_us(as_of)
+            self._views = None
+
+    @property
+    def url(self) -> str:
+        return self.storage.url
+
+    def sql(self, query: str, frames: Mapping[str, Any] | None = None, **params: Any) -> Result:
+        """Run one read-only query over the views; `$name` in it is the parameter `name`.
+
+        `frames` joins the caller's own pandas, polars or Arrow frames, under the names given.
+
+        Raises: QueryError with DuckDB's message.
+        """
+        with self._lock:
+            views = self._refreshed()
+            calls = fence.find_calls(query)
+            if calls:
+                with TableCalls(self, calls) as tables:
+                    views = self._open_views(tables.files) if tables.files else views
+                    tables.fill(views)
+                    return self._ask(views, tables.rewritten(query), frames, params)
+            return self._ask(views, query, frames, params)
+
+    def rows(self, query: str, params: Any = None) -> list[tuple[Any, ...]]:
+        """Rows of a query of weft's own, which is not fenced."""
+        with self._lock:
+            return self._refreshed().rows(query, params)
+
+    def events(
+        self,
+        since: str | datetime | None = None,
+        flow: str | None = None,
+        run_id: str | None = None,
+    ) -> list[Event]:
+        """The events, by log time; with `since` only those later than a time or than the event of that id."""
+        events = self._log.events(flow=flow, run_id=run_id)
+        if self.as_of_us is not None:
+            events = [event for event in events if event.time_us <= self.as_of_us]
+        if since is None:
+            return events
+        place = event_id_of(since) if isinstance(since, str) else None
+        if place is None:
+            after_us = self._moment_us(since)
+            return [event for event in events if event.time_us > after_us]
+        last = (self._moment_us(since), *place)
+        return [event for event in events if (event.time_us, event.writer, event.seq) > last]
+
+    def lineage(self, target: str, direction: str = "up", depth: int | None = None) -> Graph:
+        """What `target` was made from ("up"), what was made from it ("down"), or "both".
+
+        `target` is a pathspec, a digest or the first digits of one, or a URI that a flow read or wrote.
+
+        Raises: NotFound with near names.
+        """
+        from weft.lineage.edges import trace
+
+        return trace(self, target, direction, depth)
+
+    def verify(self) -> Report:
+        """Read and check everything in the store."""
+        from weft.lineage.verify import verify
+
+        return verify(self.storage)
+
+    def ddl(self) -> str:
+        """The views as SQL text for any DuckDB, over the segments of this store."""
+        with self._lock:
+            self._refreshed()
+            return view_sql.ddl(self._sealed.queries)
+
+    def run(self, pathspec: str) -> Any:
+        """The run `Flow/run_id`, as a client object. Raises: NotFound."""
+        from weft.lineage.client import Run
+
+        return Run(pathspec, store=self)
+
+    def flow(self, name: str) -> Any:
+        """The flow of that name, as a client object. Raises: NotFound."""
+        from weft.lineage.client import Flow
+
+        return Flow(name, store=self)
+
+    def close(self) -> None:
+        with self._lock:
+            self._views = None
+            self._listing = None
+            self._is_closed = True
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        return f"<Store {self.url}>"
+
+    def _repr_html_(self) -> str:
+        from html import escape
+
+        newest = self.sql("select * from runs order by started_at desc limit 20")
+        return f"<p><b>weft store</b> {escape(self.url)}</p>{newest._repr_html_()}"
+
+    def _moment_us(self, moment: str | datetime) -> int:
+        """Raises: UsageError, NotFound for an event id that is not in the log."""
+        place = event_id_of(moment) if isinstance(moment, str) else None
+        if place is None:
+            return moment_us(moment)
+        with self._lock:
+            found = self._refreshed().event_time_us(*place)
+        if found is None:
+            raise NotFound(f"There is no event {moment} in {self.url}. `weft log` lists the ids.")
+        return found
+
+    def _refreshed(self) -> Views:
+        """The views over all that is there now."""
+        if self._is_closed:
+            raise UsageError(f"The store {self.url} is closed. Open it again.")
+        listing = self._list()
+        if self._views is None or listing != self._listing:
+            self._load()
+            self._listing = listing
+        assert self._views is not None
+        self._watch_writers(self._views)
+        return self._views
+
+    def _list(self) -> object:
+        journals = []
+        for path in self.storage.list(JOURNALS):
+            try:
+                journals.append((path, self.storage.size(path)))
+            except NotFound:
+                continue
+        return journals, self.storage.list(SEGMENTS)
+
+    def _load(self) -> None:
+        """Take in what is new; begin anew when segments have come or gone."""
+        snapshot = self._log.snapshot()
+        sealed = self._sealed_of(snapshot.pieces)
+        if self._views is None or sealed != self._sealed:
+            self._sealed = sealed
+            self._tail = snapshot.tail
+            self._views = self._open_views(())
+        else:
+            last: dict[bytes, int] = {}
+            for event in self._tail:
+                last[event.writer] = max(event.seq, last.get(event.writer, -1))
+            self._tail = snapshot.tail
+            self._views.add(event for event in self._tail if event.seq > last.get(event.writer, -1))
+        self._watch_again_s = 0.0
+
+    def _open_views(self, files: Sequence[str]) -> Views:
+        """A new connection that also lets queries read `files`."""
+        views = Views(self._engine, self._sealed, self.as_of_us, files)
+        views.add(self._tail)
+        if files:
+            views.set_clock(self._liveness, self.as_of_us or clock.now_us())
+        return views
+
+    def _sealed_of(self, pieces: Sequence[Piece]) -> Sealed:
+        queries: dict[str, list[str]] = {}
+        files = []
+        for piece in pieces:
+            for family, file in piece.segment.files.items():
+                path = self.storage.local_path(file.path) or self._copied(file.path)
+                files.append(path)
+                only = "" if piece.only is None else view_sql.within(piece.only)
+                queries.setdefault(family, []).append(view_sql.read_events([path]) + only)
+        return Sealed({family: " union all ".join(parts) for family, parts in queries.items()}, tuple(files))
+
+    def _copied(self, path: str) -> str:
+        """A local copy of a segment of a store that is no folder."""
+        import tempfile
+
+        if self._copies is None:
+            self._copies = tempfile.TemporaryDirectory(prefix="weft-", ignore_cleanup_errors=True)
+        copy = os.path.join(self._copies.name, os.path.basename(path))
+        if not os.path.exists(copy):
+            with open(copy, "wb") as file:
+                file.write(self.storage.get(path))
+        return copy
+
+    def _watch_writers(self, views: Views) -> None:
+        """Tell the views which writers live, and what time it is, where a status may depend on it."""
+        if self._watch_again_s > clock.monotonic_s():
+            return
+        now_us = clock.now_us() if self.as_of_us is None else self.as_of_us
+        unended = views.unended()
+        liveness: dict[bytes, bool] = {}
+        if unended and self.as_of_us is None and self.storage.locks_prove_death:
+            # A writer that died may be sealed already and leave no journal: only those seen alive are.
+            live = self._log.live_writers()
+            liveness = {writer: writer in live for writer, _ in unended}
+        is_first = self._watch_again_s == 0.0
+        has_run_out = any(until_us < now_us for writer, until_us in unended if writer not in liveness)
+        if is_first or liveness != self._liveness or has_run_out:
+            self._liveness = liveness
+            if unended:
+                views.set_clock(liveness, now_us)
+        self._watch_again_s = clock.monotonic_s() + _LIVENESS_S if unended else float("inf")
+
+    def _ask(
+        self, views: Views, query: str, frames: Mapping[str, Any] | None, params: dict[str, Any]
+    ) -> Result:
+        for name, frame in (frames or {}).items():
+            if name in view_sql.VIEWS:
+                raise UsageError(f"A frame cannot be called {name!r}, which is a view. Give it another name.")
+            # Frames of the caller are scanned by DuckDB's Python wrappers.
+            import duckdb  # noqa: F401
+
+            views.connection.register(name, frame.to_arrow() if hasattr(frame, "to_arrow") else frame)
+        try:
+            return Result(views, self._lock, views.ask(query, params or None))
+        finally:
+            for name in frames or {}:
+                views.connection.unregister(name)
+
+
+def open_store(url: str | None = None, as_of: str | datetime | None = None) -> Store:
+    """Open a store to read: `url`, else `WEFT_STORE`, else the nearest `.weft` at or above the working folder.
+
+    `as_of` leaves out all events of later log time: ISO 8601 (in the local zone if it names none), a
+    datetime, or the id of an event.
+
+    Raises: NotFound when there is no store; none is ever created. StoreError.
+    """
+    root = url or find_store(os.getcwd(), os.environ)
+    if root is None:
+        raise NotFound(
+            f"There is no store at or above {os.getcwd()}. Run a flow first, or name a store with --store "
+            "(in Python: open_store(url))."
+        )
+    return Store(LocalStorage(root), as_of)
+
+
+def sql(query: str, frames: Mapping[str, Any] | None = None, **params: Any) -> Result:
+    """Run one read-only query over the default store; see `Store.sql`."""
+    with open_store() as store:
+        return store.sql(query, frames=frames, **params)
