@@ -104,10 +104,13 @@ class _Forker:
         self._pids: dict[int, int] = {}  # by token
         self._tokens: dict[int, int] = {}  # by pid
         self._pid = os.getpid()
+        self._prctl = worker.load_prctl()
 
     def run(self) -> NoReturn:
-        import ctypes  # noqa: F401  # Children need it; imported once here, it costs them nothing.
+        # Children need these; imported once here, they cost them nothing.
+        import atexit  # noqa: F401
         import faulthandler  # noqa: F401
+        import resource  # noqa: F401
         import traceback  # noqa: F401
         import warnings
 
@@ -156,7 +159,7 @@ class _Forker:
         self._tokens[pid] = token
 
     def _be_child(self, connection: int, stdout: int, stderr: int) -> NoReturn:
-        worker.die_with_parent(self._pid)
+        worker.die_with_parent(self._prctl, self._pid)
         os.setsid()
         signal.set_wakeup_fd(-1)
         for number in (*_IGNORED, signal.SIGCHLD):

@@ -5,68 +5,64 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Callable
-from typing import TYPE_CHECKING, NoReturn
+from typing import Any, NoReturn
 
 from weft.lineage.objects import Objects
 from weft.lineage.storage import LocalStorage
 from weft.runtime.attempt import Attempt, Outcome
 from weft.runtime.flow import FlowSpec
 from weft.runtime.orders import unpack_context, unpack_order
-from weft.runtime.wire import pack_message, receive_message, row_of
+from weft.runtime.wire import pack_message, receive_message, row_of, send_message
 
-if TYPE_CHECKING:
-    import socket
-
-__all__ = ["WORKER_VARIABLE", "be_forked", "die_with_parent", "serve_spawned"]
+__all__ = ["WORKER_VARIABLE", "be_forked", "die_with_parent", "load_prctl", "serve_spawned"]
 
 #: Names the socket of a spawned worker; such a process makes one attempt instead of reading its command line.
 WORKER_VARIABLE = "WEFT_WORKER_FD"
 
 _PR_SET_PDEATHSIG = 1
+_SIGKILL = 9
 
 
-def _serve(flow_class: type[FlowSpec], connection: socket.socket) -> None:
-    """Make the one attempt that is ordered over `connection`; the outcome is the last thing said."""
-    connection.sendall(pack_message("started", os.getpid()))
-    _, context_body = receive_message(connection)
-    _, order_body = receive_message(connection)
+def _serve(flow_class: type[FlowSpec], descriptor: int) -> None:
+    """Make the one attempt that is ordered over the socket `descriptor`; the outcome is the last thing said."""
+    send_message(descriptor, pack_message("started", os.getpid()))
+    _, context_body = receive_message(descriptor)
+    _, order_body = receive_message(descriptor)
     context = unpack_context(context_body)
     objects = Objects(LocalStorage(context.store_root))
     outcome = Attempt(flow_class, context, unpack_order(order_body), objects).run()
     _end_output()
-    connection.sendall(_pack_outcome(outcome))
+    send_message(descriptor, _pack_outcome(outcome))
 
 
 def be_forked(descriptor: int, flow_class: type[FlowSpec], reseed: Callable[[], None]) -> NoReturn:
     """Be the child that a template has just forked: its descriptors and signals are set up."""
     import atexit
     import faulthandler
-    import socket
 
     # What the flow's import registered belongs to the process that imported it.
     atexit._clear()
     faulthandler.enable(file=2)
     _make_lines_whole()
     reseed()
-    _serve_and_exit(flow_class, socket.socket(fileno=descriptor))
+    _serve_and_exit(flow_class, descriptor)
 
 
 def serve_spawned(flow_class: type[FlowSpec]) -> NoReturn:
     """Be the worker that a spawning launcher has started: the flow's file has just been run as `__main__`."""
     import faulthandler
-    import socket
 
     descriptor = int(os.environ.pop(WORKER_VARIABLE))
     os.set_inheritable(descriptor, False)
-    die_with_parent(None)
+    die_with_parent(load_prctl(), None)
     faulthandler.enable(file=2)
     _make_lines_whole()
-    _serve_and_exit(flow_class, socket.socket(fileno=descriptor))
+    _serve_and_exit(flow_class, descriptor)
 
 
-def _serve_and_exit(flow_class: type[FlowSpec], connection: socket.socket) -> NoReturn:
+def _serve_and_exit(flow_class: type[FlowSpec], descriptor: int) -> NoReturn:
     try:
-        _serve(flow_class, connection)
+        _serve(flow_class, descriptor)
     except (EOFError, BrokenPipeError, ConnectionResetError):
         os._exit(1)  # The scheduler is gone; nobody is left to tell.
     except BaseException:  # noqa: BLE001  # the user's code may raise anything
@@ -77,14 +73,20 @@ def _serve_and_exit(flow_class: type[FlowSpec], connection: socket.socket) -> No
     os._exit(0)
 
 
-def die_with_parent(parent_pid: int | None) -> None:
-    """Ask the kernel to kill this process when its parent dies; where it cannot be asked, nothing is done."""
+def load_prctl() -> Any:
+    """The system call that `die_with_parent` needs; None where there is none. To be loaded before a fork."""
     if sys.platform != "linux":
-        return
+        return None
     import ctypes
-    import signal
 
-    ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+    return ctypes.CDLL(None).prctl
+
+
+def die_with_parent(prctl: Any, parent_pid: int | None) -> None:
+    """Ask the kernel to kill this process when its parent dies; where it cannot be asked, nothing is done."""
+    if prctl is None:
+        return
+    prctl(_PR_SET_PDEATHSIG, _SIGKILL, 0, 0, 0)
     if parent_pid is not None and os.getppid() != parent_pid:
         os._exit(1)  # It died before it could be watched.
 
