@@ -125,7 +125,8 @@ class Machine:
         self._tasks: dict[str, _Task] = {}
         self._visits: dict[tuple[str, tuple[int, ...]], int] = {}
         self._arrivals: dict[tuple[str, tuple[int, ...]], list[_Task]] = {}
-        self._task_id_last = 0
+        # Reused tasks have the ids from 1 on; one that is created among them must not take theirs.
+        self._task_id_last = len(reused)
         self._unfinished_count = 0
         self._running_count = 0
         self._failure: Payload | None = None
