@@ -20,6 +20,7 @@ from weft.lineage.arrays import NPY, dump_array, is_plain_array, load_array
 from weft.lineage.errors import NotSerializable, StoreDamaged, StoreTooNew, UsageError, WeftError
 from weft.lineage.pickles import PICKLE, PICKLE_BUFFERS, dump_pickle, load_pickle
 from weft.lineage.plain import NotPlain, dump_plain, load_plain
+from weft.lineage.tables import ARROW, PANDAS, POLARS, dump_table, load_table
 from weft.lineage.values import number_of, preview_of, type_name_of
 
 __all__ = ["Dumped", "dump", "is_pickle", "load"]
@@ -85,6 +86,8 @@ def load(serializer: str, data: bytes | memoryview, path: str | None = None, tru
             return load_plain(data)
         if serializer == NPY:
             return load_array(data, path)
+        if serializer in (ARROW, PANDAS, POLARS):
+            return load_table(serializer, data, path)
     except ImportError:
         raise
     except Exception as error:
@@ -105,6 +108,9 @@ def _dump_other(value: Any) -> tuple[str, list[bytes | memoryview], bool]:
     """Serializer, parts, and whether the value is immutable."""
     if is_plain_array(value):
         return NPY, dump_array(value), False
+    dumped = dump_table(value)
+    if dumped is not None:
+        return *dumped, dumped[0] == ARROW
     serializer, parts = _dump_by_pickle(value)
     return serializer, parts, False
 

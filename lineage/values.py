@@ -41,7 +41,7 @@ def number_of(value: Any) -> float | None:
         module = kind.__module__.partition(".")[0]
         if module == "pyarrow" and hasattr(value, "as_py"):
             value = value.as_py()
-        elif module == "numpy" and kind.__name__ != "ndarray" and hasattr(value, "dtype"):
+        elif module == "numpy" and isinstance(value, sys.modules["numpy"].generic):
             value = value.item() if value.dtype.kind in "biuf" else None
         elif kind.__module__ != "decimal":
             return None
@@ -170,7 +170,7 @@ def _float_json(value: float) -> str:
 
 def _float_words(text: str) -> str:
     """The string for a number that JSON has no word for."""
-    if "n" in text.lower().removeprefix("-")[:1] or text.lower().startswith("snan"):
+    if "nan" in text.lower():
         return '"NaN"'
     return '"-Infinity"' if text.startswith("-") else '"Infinity"'
 
