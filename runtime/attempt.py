@@ -234,8 +234,9 @@ class Attempt(_View):
         already_set = {name for name in self._flow.__dict__ if not name.startswith("_weft")}
         tables = []
         for branch in inputs:
-            view = binding_of(branch)
-            assert isinstance(view, _View), "inputs are flow objects of this join"
+            view = binding_of(branch) if isinstance(branch, FlowSpec) else None
+            if not isinstance(view, _InputView):
+                raise MergeRefused(f"merge_artifacts takes the inputs of its join, not {branch!r}. Pass inputs.")
             tables.append(view.table)
         merged = merge_tables(tables, already_set, include, exclude)
         self._merged.update(merged)

@@ -117,7 +117,7 @@ class _Copy:
 def _copied(streams: list[ConsoleStream]) -> Iterator[None]:
     before = sys.stdout, sys.stderr
     out, err = (_Copy(shown, kept) for shown, kept in zip(before, streams, strict=True))
-    sys.stdout, sys.stderr = out, err  # type: ignore[assignment]  # what is not `write` is passed on
+    sys.stdout, sys.stderr = out, err
     try:
         yield
     finally:

@@ -299,8 +299,9 @@ class Scheduler:
             payload = {"cause": "signal", "exit_signal": name, "message": f"Its process died of {name}."}
             return events.attempt_failed(task, attempt, name, payload)
         message = f"Its process ended with exit code {ended.code} before the step had finished."
-        payload = {"cause": "exit", "exit_code": ended.code, "message": message}
-        return events.attempt_failed(task, attempt, "ProcessExit", payload)
+        return events.attempt_failed(
+            task, attempt, "ProcessExit", {"cause": "exit", "exit_code": ended.code, "message": message}
+        )
 
     def _forget(self, descriptor: int) -> None:
         if self._by_descriptor.pop(descriptor, None) is not None:
