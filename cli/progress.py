@@ -60,6 +60,7 @@ class Progress:
         self._drawn_s = 0.0
         self._is_dirty = False
         self._second: tuple[int, str] = (-1, "")
+        self._labels: dict[str | None, str] = {}  # of foreach items, by task id
         self.run_id: str | None = None
         self.failures: list[Event] = []
 
@@ -123,6 +124,9 @@ class Progress:
         kind = event.kind
         if kind == "task_created":
             step.created += 1
+            levels = (event.payload or {}).get("levels")
+            if levels and levels[-1][-1]:
+                self._labels[event.task_id] = f" ({escape_controls(levels[-1][-1])})"
         elif kind == "task_reused":
             step.created += 1
             step.done += 1
@@ -138,12 +142,12 @@ class Progress:
             step.failed -= 1
             delay = (event.payload or {}).get("delay_s") or 0
             when = f"in {format_duration(delay)}" if delay else "now"
-            self.say(f"{event.step}/{event.task_id}: attempt {event.attempt} follows {when}", "yellow")
+            self.say(f"{self._place(event)}: attempt {event.attempt} follows {when}", "yellow")
         self._is_dirty = True
 
     def _on_end(self, step: _Step, event: Event, now_s: float) -> None:
         payload = event.payload or {}
-        place = f"{event.step}/{event.task_id}"
+        place = self._place(event)
         if event.kind in ("attempt_succeeded", "attempt_caught"):
             step.done += 1
         elif event.kind == "attempt_failed":
@@ -158,6 +162,9 @@ class Progress:
             step.finished_s = now_s
             if not self._is_live:
                 self.say(f"{step.name}: {self._counts(step)} in {format_duration(now_s - step.started_s)}")
+
+    def _place(self, event: Event) -> str:
+        return f"{event.step}/{event.task_id}{self._labels.get(event.task_id, '')}"
 
     def _announce(self, step: _Step) -> None:
         if not self._is_live:

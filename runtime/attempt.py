@@ -316,7 +316,7 @@ class Attempt(_View):
         end = events.attempt_caught(
             self.order.task,
             self.order.attempt,
-            type_name_of(error),
+            _shown_type(error),
             _failure_payload(error) | self._usage(),
             {"next": list(self.order.expected.steps)},
         )
@@ -324,7 +324,7 @@ class Attempt(_View):
 
     def _failed(self, error: Exception) -> Event:
         return events.attempt_failed(
-            self.order.task, self.order.attempt, type_name_of(error), _failure_payload(error) | self._usage()
+            self.order.task, self.order.attempt, _shown_type(error), _failure_payload(error) | self._usage()
         )
 
     def _exited(self, stop: SystemExit) -> Event:
@@ -439,6 +439,11 @@ def _alarm(decorators: tuple[Decorator, ...], step: str) -> Iterator[None]:
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, before)
+
+
+def _shown_type(error: BaseException) -> str:
+    """The error's type as a traceback names it."""
+    return type_name_of(error).removeprefix("builtins.")
 
 
 def _failure_payload(error: BaseException) -> Payload:

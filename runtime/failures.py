@@ -68,7 +68,7 @@ class ExceptionWrapper:
 
 
 def type_name_of(error: BaseException) -> str:
-    """Module and class of an exception, the text people match on.
+    """Module and class of an exception, the text that code matches on.
 
     >>> type_name_of(ValueError())
     'builtins.ValueError'
