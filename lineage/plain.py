@@ -24,6 +24,9 @@ _DEPTH_MAX = 100
 #: `t = (t, t)` doubles with every level.
 _REPEATS_MAX = 10_000
 
+#: What a packer begins with; it grows.
+_BUFFER_BYTES = 4096
+
 _INT_MIN, _INT_MAX = -(2**63), 2**64 - 1
 
 _NATIVE = frozenset({type(None), bool, int, float, str, bytes})
@@ -69,11 +72,11 @@ def dump_plain(value: object) -> tuple[bytes, bool]:
     try:
         walk = _Walk(checks_ints=False)
         try:
-            packed = _pack(walk.convert(value, 0))
+            packed = walk.pack(walk.convert(value, 0))
         except OverflowError:
             # Looking at every int first would cost more than packing them.
             walk = _Walk(checks_ints=True)
-            packed = _pack(walk.convert(value, 0))
+            packed = walk.pack(walk.convert(value, 0))
     except (ValueError, TypeError, OverflowError) as error:
         # Texts and bytes past 4 GiB, and dicts that were changed meanwhile.
         raise NotPlain(str(error)) from error
@@ -92,20 +95,18 @@ def load_plain(data: bytes | memoryview) -> Any:
     )
 
 
-def _pack(converted: object) -> bytes:
-    packed: bytes = msgpack.packb(
-        converted, use_bin_type=True, strict_types=True, unicode_errors="surrogatepass"
-    )
-    return packed
-
-
 class _Walk:
     """One pass over a value, which makes what msgpack does not know into extensions."""
 
-    __slots__ = ("_checks_ints", "_repeats", "_seen", "has_mutable")
+    __slots__ = ("_checks_ints", "_repeats", "_seen", "has_mutable", "pack")
 
     def __init__(self, checks_ints: bool) -> None:
         self.has_mutable = False
+        # One packer for all parts: each has a buffer of its own, whose making costs more than packing.
+        packer = msgpack.Packer(
+            use_bin_type=True, strict_types=True, unicode_errors="surrogatepass", buf_size=_BUFFER_BYTES
+        )
+        self.pack: Callable[[object], bytes] = packer.pack
         self._checks_ints = checks_ints
         self._seen: set[int] = set()
         self._repeats = 0
@@ -129,12 +130,13 @@ class _Walk:
         if kind is tuple:
             return self._tuple(value, depth)
         if kind is set or kind is frozenset:
-            encoded = sorted(_pack(self.convert(item, depth + 1)) for item in value)
+            encoded = sorted(self.pack(self.convert(item, depth + 1)) for item in value)
             data = msgpack.Packer().pack_array_header(len(encoded)) + b"".join(encoded)
             return msgpack.ExtType(_SET if kind is set else _FROZENSET, data)
         if kind is complex:
-            return msgpack.ExtType(_COMPLEX, _pack([value.real, value.imag]))
-        return _convert_atom(value, kind)
+            return msgpack.ExtType(_COMPLEX, self.pack([value.real, value.imag]))
+        code, fields = _atom_fields(value, kind)
+        return msgpack.ExtType(code, self.pack(fields))
 
     def _enter_mutable(self, value: object) -> None:
         if id(value) in self._seen:
@@ -167,18 +169,21 @@ class _Walk:
                 if self._repeats > _REPEATS_MAX:
                     raise NotPlain("nested tuples are shared")
             self._seen.add(id(items))
-        return msgpack.ExtType(_TUPLE, _pack([self.convert(item, depth + 1) for item in items]))
+        elif not self._checks_ints:
+            return msgpack.ExtType(_TUPLE, self.pack(list(items)))
+        converted = [self.convert(item, depth + 1) for item in items]
+        return msgpack.ExtType(_TUPLE, self.pack(converted))
 
 
-def _convert_atom(value: Any, kind: type) -> Any:
-    name = (kind.__module__, kind.__qualname__)
-    if name[0] == "numpy" and name[1] in _NUMPY_SCALARS:
-        if getattr(sys.modules["numpy"], name[1], None) is kind:
-            return _convert_numpy(value, name[1])
-    elif name in _ATOMS and getattr(sys.modules[name[0]], name[1]) is kind:
-        code, fields = _ATOM_FIELDS[name[1]](value)
-        return msgpack.ExtType(code, _pack(fields))
-    raise NotPlain(f"{name[0]}.{name[1]} is no plain type")
+def _atom_fields(value: Any, kind: type) -> tuple[int, list[Any]]:
+    """The code and the fields of a value that is an extension without parts."""
+    module, name = kind.__module__, kind.__qualname__
+    if module == "numpy" and name in _NUMPY_SCALARS:
+        if getattr(sys.modules["numpy"], name, None) is kind:
+            return _NUMPY, _numpy_fields(value, name)
+    elif (module, name) in _ATOMS and getattr(sys.modules[module], name) is kind:
+        return _ATOM_FIELDS[name](value)
+    raise NotPlain(f"{module}.{name} is no plain type")
 
 
 def _datetime_fields(value: Any) -> tuple[int, list[Any]]:
@@ -231,12 +236,11 @@ def _zone_fields(zone: Any) -> list[Any] | None:
     raise NotPlain(f"{type(zone).__qualname__} is no plain time zone")
 
 
-def _convert_numpy(value: Any, name: str) -> Any:
+def _numpy_fields(value: Any, name: str) -> list[Any]:
     if name in ("str_", "bytes_"):
-        plain: str | bytes = str(value) if name == "str_" else bytes(value)
-        return msgpack.ExtType(_NUMPY, _pack([name, plain]))
+        return [name, str(value) if name == "str_" else bytes(value)]
     dtype = value.dtype.newbyteorder("<")
-    return msgpack.ExtType(_NUMPY, _pack([dtype.str, value.astype(dtype).tobytes()]))
+    return [dtype.str, value.astype(dtype).tobytes()]
 
 
 # Loading

@@ -16,16 +16,14 @@ from __future__ import annotations
 import hashlib
 from typing import Any, NamedTuple
 
-from weft.lineage.arrays import NPY, dump_array, is_plain_array, load_array
 from weft.lineage.errors import NotSerializable, StoreDamaged, StoreTooNew, UsageError, WeftError
-from weft.lineage.pickles import PICKLE, PICKLE_BUFFERS, dump_pickle, load_pickle
 from weft.lineage.plain import NotPlain, dump_plain, load_plain
-from weft.lineage.tables import ARROW, PANDAS, POLARS, dump_table, load_table
 from weft.lineage.values import number_of, preview_of, type_name_of
 
 __all__ = ["Dumped", "dump", "is_pickle", "load"]
 
 _PLAIN = "plain/1"
+_TABLE_PACKAGES = frozenset({"pandas", "polars", "pyarrow"})
 
 
 class Dumped(NamedTuple):
@@ -84,9 +82,13 @@ def load(serializer: str, data: bytes | memoryview, path: str | None = None, tru
     try:
         if serializer == _PLAIN:
             return load_plain(data)
-        if serializer == NPY:
+        if serializer == "npy/1":
+            from weft.lineage.arrays import load_array
+
             return load_array(data, path)
-        if serializer in (ARROW, PANDAS, POLARS):
+        if serializer in ("parquet-arrow/1", "parquet-pandas/1", "parquet-polars/1"):
+            from weft.lineage.tables import load_table
+
             return load_table(serializer, data, path)
     except ImportError:
         raise
@@ -106,16 +108,25 @@ def is_pickle(serializer: str) -> bool:
 
 def _dump_other(value: Any) -> tuple[str, list[bytes | memoryview], bool]:
     """Serializer, parts, and whether the value is immutable."""
-    if is_plain_array(value):
-        return NPY, dump_array(value), False
-    dumped = dump_table(value)
-    if dumped is not None:
-        return *dumped, dumped[0] == ARROW
+    package = type(value).__module__.partition(".")[0]
+    if package == "numpy":
+        from weft.lineage.arrays import NPY, dump_array, is_plain_array
+
+        if is_plain_array(value):
+            return NPY, dump_array(value), False
+    elif package in _TABLE_PACKAGES:
+        from weft.lineage.tables import ARROW, dump_table
+
+        dumped = dump_table(value)
+        if dumped is not None:
+            return *dumped, dumped[0] == ARROW
     serializer, parts = _dump_by_pickle(value)
     return serializer, parts, False
 
 
 def _dump_by_pickle(value: object) -> tuple[str, list[bytes | memoryview]]:
+    from weft.lineage.pickles import dump_pickle
+
     try:
         return dump_pickle(value)
     except Exception as error:
@@ -147,6 +158,8 @@ def _culprit(value: Any) -> tuple[str, Any]:
 
 
 def _can_pickle(value: object) -> bool:
+    from weft.lineage.pickles import dump_pickle
+
     try:
         dump_pickle(value)
     except Exception:  # noqa: BLE001 - whatever a class raises, it does not pickle
@@ -155,6 +168,8 @@ def _can_pickle(value: object) -> bool:
 
 
 def _load_pickle(serializer: str, data: bytes | memoryview, path: str | None, trust: bool) -> Any:
+    from weft.lineage.pickles import PICKLE, PICKLE_BUFFERS, load_pickle
+
     if serializer not in (PICKLE, PICKLE_BUFFERS):
         raise StoreTooNew(
             f"A value was written as {serializer}, which this version of weft does not know. Upgrade weft to read it."
