@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 
 from weft.lineage.errors import NotSerializable, StoreDamaged, StoreTooNew, UsageError, WeftError
 from weft.lineage.plain import NotPlain, dump_plain, load_plain
-from weft.lineage.values import number_of, preview_of, type_name_of
+from weft.lineage.values import number_of, package_of, preview_of, type_name_of
 
 __all__ = ["Dumped", "dump", "is_pickle", "load"]
 
@@ -90,9 +90,14 @@ def load(serializer: str, data: bytes | memoryview, path: str | None = None, tru
             from weft.lineage.tables import load_table
 
             return load_table(serializer, data, path)
-    except ImportError:
-        raise
+    except ImportError as error:
+        raise WeftError(
+            f"A value written as {serializer} cannot be loaded without {error.name}. "
+            f"Install {error.name} where you load it."
+        ) from error
     except Exception as error:
+        if type(error).__name__ == "ZoneInfoNotFoundError":
+            raise WeftError(f"A time zone is not known here ({error}). Install tzdata.") from error
         raise StoreDamaged(
             f"A value of {len(data):,} bytes is not {serializer} ({type(error).__name__}: {error}). Run `weft verify`."
         ) from error
@@ -108,7 +113,7 @@ def is_pickle(serializer: str) -> bool:
 
 def _dump_other(value: Any) -> tuple[str, list[bytes | memoryview], bool]:
     """Serializer, parts, and whether the value is immutable."""
-    package = type(value).__module__.partition(".")[0]
+    package = package_of(value)
     if package == "numpy":
         from weft.lineage.arrays import NPY, dump_array, is_plain_array
 
@@ -129,6 +134,8 @@ def _dump_by_pickle(value: object) -> tuple[str, list[bytes | memoryview]]:
 
     try:
         return dump_pickle(value)
+    except MemoryError:
+        raise
     except Exception as error:
         where, culprit = _culprit(value)
         name = type_name_of(culprit)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from typing import Any
 
-__all__ = ["PREVIEW_BYTES_MAX", "number_of", "preview_of", "type_name_of"]
+__all__ = ["PREVIEW_BYTES_MAX", "number_of", "package_of", "preview_of", "type_name_of"]
 
 PREVIEW_BYTES_MAX = 1024
 
@@ -27,21 +27,27 @@ def type_name_of(value: object) -> str:
     ('dict', 'NotImplementedError')
     """
     kind = type(value)
-    module = kind.__module__
-    package = module.partition(".")[0]
-    if module == "builtins":
+    package = package_of(value)
+    if kind.__module__ == "builtins":
         return kind.__qualname__
-    return f"{package if package in _FLAT_PACKAGES else module}.{kind.__qualname__}"
+    return f"{package if package in _FLAT_PACKAGES else kind.__module__}.{kind.__qualname__}"
+
+
+def package_of(value: object) -> str:
+    """The first part of the module that a value's type says it is of."""
+    module: object = type(value).__module__
+    # A class may put anything there.
+    return module.partition(".")[0] if isinstance(module, str) else ""
 
 
 def number_of(value: Any) -> float | None:
     """The number of a bool, int, float, Decimal, NumPy or Arrow scalar; None for others, NaN and what no double holds."""
     kind = type(value)
     if kind not in (int, float, bool):
-        module = kind.__module__.partition(".")[0]
-        if module == "pyarrow" and hasattr(value, "as_py"):
+        package = package_of(value)
+        if package == "pyarrow" and hasattr(value, "as_py"):
             value = value.as_py()
-        elif module == "numpy" and isinstance(value, sys.modules["numpy"].generic):
+        elif package == "numpy" and isinstance(value, sys.modules["numpy"].generic):
             value = value.item() if value.dtype.kind in "biuf" else None
         elif kind.__module__ != "decimal":
             return None

@@ -437,3 +437,24 @@ def test_classes_of_the_main_program_are_saved_and_loaded() -> None:
     )
     done = subprocess.run([sys.executable, "-I", "-c", program], capture_output=True, text=True, check=True)
     assert done.stdout.split() == ["pickle/5", "__main__.Mine", "3"]
+
+
+def test_a_time_zone_that_is_not_known_here_is_no_damage() -> None:
+    here = dump(datetime.datetime(2020, 1, 1, tzinfo=zoneinfo.ZoneInfo("Europe/Berlin")))
+    elsewhere = bytes_of(here).replace(b"Berlin", b"Utopia")
+    with pytest.raises(WeftError, match=r"Utopia.*Install tzdata") as raised:
+        load(here.serializer, elsewhere)
+    assert not isinstance(raised.value, StoreDamaged)
+
+
+def test_a_library_that_is_missing_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    dumped = dump(np.float32(1))
+    monkeypatch.setitem(sys.modules, "numpy", None)
+    with pytest.raises(WeftError, match="Install numpy where you load it"):
+        load(dumped.serializer, bytes_of(dumped))
+
+
+def test_a_class_of_no_module_is_saved_or_named() -> None:
+    odd = type("Odd", (), {"__module__": None})
+    with pytest.raises(NotSerializable, match="Odd"):
+        dump(odd())

@@ -17,12 +17,14 @@ from weft.runtime.parameters import JSONType, Parameter
 
 
 @pytest.fixture
-def import_flow(tmp_path: Path) -> Iterator[Callable[..., type]]:
+def import_flow(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., type]]:
     """`import_flow(source, name="F", module="flow_file")`: the class `name` of a module holding `source`.
 
     The first line of `source` is line 3 of the file.
     """
     modules = []
+    # Bytecode of a file is believed for as long as its size and its second of change are the same.
+    monkeypatch.setattr(sys, "dont_write_bytecode", True)
 
     def load(source: str, name: str = "F", module: str = "flow_file") -> type:
         path = tmp_path / f"{module}.py"

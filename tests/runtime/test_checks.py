@@ -1,9 +1,12 @@
 from __future__ import annotations
 
-from collections.abc import Callable
+import itertools
+from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from weft.runtime.checks import Problem, check_flow
 from weft.runtime.source import parse_flow
@@ -449,3 +452,60 @@ def test_custom_names_and_inheritance_check(import_flow: ImportFlow) -> None:
             alpha = Parameter("alpha", default=0.1)
     """
     assert problems_of(import_flow(text)) == []
+
+
+@st.composite
+def _chains(draw: st.DrawFn, depth: int, names: Iterator[str], after: str, steps: dict[str, str]) -> str:
+    """Adds steps that run before `after`, and gives the name of their first one."""
+    first = after
+    for _ in range(draw(st.integers(0 if depth else 1, 2))):
+        kind = draw(st.sampled_from(["linear", "split", "foreach", "switch"] if depth < 3 else ["linear"]))
+        name = next(names)
+        if kind == "linear":
+            steps[name] = f"self.{first}"
+        elif kind == "switch":
+            ways = [draw(_chains(depth + 1, names, _linear(names, first, steps), steps)) for _ in range(2)]
+            steps[name] = f"{{'a': self.{ways[0]}, 'b': self.{ways[1]}}}, condition='v'"
+        else:
+            join = next(names)
+            steps[join] = f"inputs: self.{first}"
+            count = 1 if kind == "foreach" else draw(st.integers(2, 3))
+            heads = [
+                draw(_chains(depth + 1, names, _linear(names, join, steps), steps)) for _ in range(count)
+            ]
+            steps[name] = ", ".join(f"self.{head}" for head in heads)
+            steps[name] += ", foreach='xs'" if kind == "foreach" else ""
+        first = name
+    return first
+
+
+def _linear(names: Iterator[str], after: str, steps: dict[str, str]) -> str:
+    name = next(names)
+    steps[name] = f"self.{after}"
+    return name
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(data=st.data())
+def test_any_well_nested_flow_checks(data: st.DataObject, flow_of: FlowOf) -> None:
+    steps = {"end": ""}
+    names = (f"s{number}" for number in itertools.count())
+    steps["start"] = f"self.{data.draw(_chains(0, names, 'end', steps))}"
+    flow_class = flow_of(**steps)
+    graph = parse_flow(flow_class)
+    assert check_flow(flow_class, graph) == []
+    order = list(graph.steps)
+    assert set(order) == set(steps)
+    for node in graph:
+        assert all(order.index(target) > order.index(node.name) for target in node.out_steps)
+        if node.split is not None:
+            # Branches lead into a join in their own order, however its steps are named or defined.
+            split = graph[node.split]
+            places = [
+                dict(zip(graph[s].split_parents, graph[s].split_branches, strict=True))
+                for s in node.join_order
+            ]
+            positions = [split.out_steps.index(place[split.name]) for place in places]
+            assert positions == sorted(positions)
+            assert set(positions) == set(range(len(split.out_steps)))
+            assert split.matching_join == node.name
