@@ -24,7 +24,7 @@ _REUSE_QUERY = """\
 SELECT r.run_id, r.status AS run, t.step, count(*) AS tasks,
        count(*) FILTER (t.status = 'reused') AS reused,
        count(*) FILTER (t.status = 'failed') AS failed,
-       round(sum(t.duration_s), 2) AS seconds
+       round(sum(t.duration_s) FILTER (t.status <> 'reused'), 2) AS seconds
 FROM runs r JOIN tasks t USING (flow, run_id)
 GROUP BY ALL ORDER BY r.run_id, min(t.started_at)"""
 

@@ -95,9 +95,39 @@ def _run_record(store: Store, spec: Pathspec) -> Record:
         "tags": rows_of(
             store, f"SELECT tag, kind, added_at FROM tags WHERE {condition} ORDER BY tag", **params
         ),
-        "steps": rows_of(store, f"SELECT * FROM steps WHERE {condition} ORDER BY started_at, step", **params),
+        "steps": _steps(store, spec),
         "failures": rows_of(store, failures, **params),
     }
+
+
+def _steps(store: Store, spec: Pathspec) -> list[Record]:
+    """The steps of a run in the order of its graph: a reused step may come into being late."""
+    condition, params = _where(spec, 2)
+    steps = rows_of(store, f"SELECT * FROM steps WHERE {condition} ORDER BY started_at, step", **params)
+    query = (
+        f"SELECT payload->'$.graph' AS graph FROM events WHERE kind = 'run_started' AND {condition} LIMIT 1"
+    )
+    graphs = rows_of(store, query, **params)
+    place = _places_in(graphs[0]["graph"] if graphs else None)
+    return sorted(steps, key=lambda row: place.get(row["step"], len(place)))
+
+
+def _places_in(graph_text: str | None) -> dict[str, int]:
+    """Where each step stands when the graph is walked from its start."""
+    import json
+
+    graph = json.loads(graph_text) if graph_text else None
+    if not graph:
+        return {}
+    following = {node["name"]: node["next"] for node in graph["steps"]}
+    places: dict[str, int] = {}
+    waiting = [graph["start"]]
+    while waiting:
+        name = waiting.pop(0)
+        if name not in places:
+            places[name] = len(places)
+            waiting += following.get(name, ())
+    return places
 
 
 def _step_record(store: Store, spec: Pathspec) -> Record:

@@ -2,17 +2,25 @@
 
 from __future__ import annotations
 
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import click
 
-from weft.lineage.errors import NotFound, StoreUnavailable
+from weft.lineage.errors import NotFound, StoreUnavailable, WeftError
 
 if TYPE_CHECKING:
-    from weft.lineage.storage import LocalStorage
+    from weft.lineage.storage import LocalStorage, Storage
     from weft.lineage.store import Store
 
 __all__ = ["Session", "json_option", "rows_of"]
+
+#: A question that finds so many journals, or so many bytes of them, seals them after its answer.
+_TIDY_FILES = 50
+_TIDY_BYTES = 8_000_000
 
 #: Put on every command that shows something.
 json_option = click.option("--json", "is_json", is_flag=True, help="Give JSON instead of text.")
@@ -26,8 +34,6 @@ class Session(NamedTuple):
 
     def storage(self) -> LocalStorage:
         """Where the store's bytes lie; none is ever created. Raises: NotFound, StoreError."""
-        import os
-
         from weft.lineage.description import find_store, read_description
         from weft.lineage.storage import LocalStorage
 
@@ -42,11 +48,31 @@ class Session(NamedTuple):
         read_description(storage)
         return storage
 
-    def open(self) -> Store:
-        """The store; none is ever created. Raises: StoreError, NotFound."""
+    @contextmanager
+    def open(self) -> Iterator[Store]:
+        """The store; none is ever created. Once the answer is out, what waits to be sealed may be.
+
+        Raises: StoreError, NotFound.
+        """
         from weft.lineage.store import open_store
 
-        return open_store(self.store_url, as_of=self.as_of)
+        with open_store(self.store_url, as_of=self.as_of) as store:
+            yield store
+            sys.stdout.flush()
+            _tidy(store.storage)
+
+
+def _tidy(storage: Storage) -> None:
+    """Seal when many journals lie there; whatever keeps this from being done is no concern of the caller's."""
+    from weft.lineage.log import EventLog
+    from weft.lineage.paths import JOURNALS
+
+    try:
+        journals = storage.list(JOURNALS)
+        if len(journals) >= _TIDY_FILES or sum(map(storage.size, journals)) >= _TIDY_BYTES:
+            EventLog(storage).seal()
+    except (WeftError, OSError):
+        return
 
 
 def rows_of(store: Store, query: str, **params: Any) -> list[dict[str, Any]]:

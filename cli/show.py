@@ -27,6 +27,7 @@ Record = dict[str, Any]
 
 _TASKS_SHOWN_MAX = 100
 _VALUE_WIDTH_MAX = 60
+_SAME_STEP_MAX = 3
 
 
 @click.command(short_help="Show a run, a step, a task or an artifact.")
@@ -48,12 +49,12 @@ def show(session: Session, pathspec: str, is_json: bool) -> None:
     spec = parse_pathspec(pathspec)
     with session.open() as store:
         record = record_of(store, spec)
-    output = Output(is_json=is_json)
-    if is_json:
-        output.document(record)
-        return
-    text = {"flow": _flow, "run": _run, "step": _step, "task": _task, "artifact": _artifact}
-    text[record["kind"]](output, record)
+        output = Output(is_json=is_json)
+        if is_json:
+            output.document(record)
+            return
+        text = {"flow": _flow, "run": _run, "step": _step, "task": _task, "artifact": _artifact}
+        text[record["kind"]](output, record)
 
 
 def _flow(output: Output, record: Record) -> None:
@@ -177,7 +178,7 @@ def _task(output: Output, record: Record) -> None:
         )
     if record["inputs"]:
         _heading(output, "read")
-        output.table(("name", "from", "digest"), [_input_row(row) for row in record["inputs"]])
+        output.table(("name", "from", "digest"), _input_rows(record["inputs"]))
     if record["artifacts"]:
         _heading(output, "artifacts")
         output.table(
@@ -192,9 +193,23 @@ def _task(output: Output, record: Record) -> None:
             output.line(escape_controls(line))
 
 
-def _input_row(row: Record) -> tuple[object, ...]:
-    name = row["name"] if row["item_index"] is None else f"{row['name']}[{row['item_index']}]"
-    return (name, "absent" if row["is_absent"] else row["producer_pathspec"], short_digest(row["digest"]))
+def _input_rows(rows: list[Record]) -> list[tuple[object, ...]]:
+    """One row for each read; those of many tasks of one step, as a join does, in one."""
+    groups: dict[tuple[object, ...], list[Record]] = {}
+    for row in rows:
+        is_alone = row["is_absent"] or row["producer_pathspec"] is None
+        step = row["name"] if is_alone else row["producer_pathspec"].rpartition("/")[0]
+        groups.setdefault((row["attempt"], row["name"], step, row["item_index"]), []).append(row)
+    shown: list[tuple[object, ...]] = []
+    for (_, name, step, item_index), group in groups.items():
+        label = name if item_index is None else f"{name}[{item_index}]"
+        if len(group) > _SAME_STEP_MAX:
+            shown.append((label, f"{step}/… ({len(group)} tasks)", None))
+            continue
+        for row in group:
+            place = "absent" if row["is_absent"] else row["producer_pathspec"]
+            shown.append((label, place, short_digest(row["digest"])))
+    return shown
 
 
 def _artifact_row(row: Record) -> tuple[object, ...]:

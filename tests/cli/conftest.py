@@ -161,7 +161,8 @@ def store_folder(tmp_path: Path) -> Path:
     Objects(storage).put([MANIFEST])
     for told in (failed_run(), resumed_run()):
         journal = Journal.create(storage)
-        journal.append(told)
+        for event in told:
+            journal.append([event])
         journal.sync()
         journal.close()
     return folder
