@@ -110,7 +110,9 @@ class SpawnLauncher:
         self._subprocess = subprocess
         self._processes: dict[int, subprocess.Popen[bytes]] = {}
         self._command = [sys.executable, *sys.orig_argv[1:]]
-        self._wake_read, self._wake_write = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+        self._wake_read, self._wake_write = os.pipe()
+        os.set_blocking(self._wake_read, False)
+        os.set_blocking(self._wake_write, False)
         signal.signal(signal.SIGCHLD, lambda number, frame: os.write(self._wake_write, b"\0"))
 
     def launch(self, token: int) -> Channels:
@@ -169,8 +171,8 @@ def _open_channels() -> tuple[Channels, Channels]:
     """Our ends and the attempt's."""
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
     ours.setblocking(False)
-    out_read, out_write = os.pipe2(os.O_CLOEXEC)
-    err_read, err_write = os.pipe2(os.O_CLOEXEC)
+    out_read, out_write = os.pipe()
+    err_read, err_write = os.pipe()
     for descriptor in (out_read, err_read):
         os.set_blocking(descriptor, False)
     return Channels(ours, out_read, err_read), Channels(theirs, out_write, err_write)
@@ -182,6 +184,8 @@ def reason_not_to_fork() -> str | None:
     Threads of BLAS and jemalloc are known to survive a fork (they are stopped before it, or hold no
     lock that a child needs); their names are those of the process, or `jemalloc_bg_thd`.
     """
+    if sys.platform != "linux":
+        return f"on {sys.platform} a fork may not go on after system libraries were used"
     threading = sys.modules.get("threading")
     if threading is not None and threading.active_count() > 1:
         names = sorted(t.name for t in threading.enumerate() if t is not threading.main_thread())

@@ -1,13 +1,13 @@
 """The shell around the machine: starts attempts, hears what they say, records it, one sync for all that arrived.
 
-One thread, one epoll loop. A turn: take in everything that has arrived, fill free workers with work
+One thread, one loop over what is readable. A turn: take in everything that has arrived, fill free workers with work
 that is already durable, append, sync, fill the rest. Nothing is acted upon before it is durable.
 """
 
 from __future__ import annotations
 
 import os
-import select
+import selectors
 import signal
 from collections import deque
 from typing import Any, NamedTuple, Protocol
@@ -100,7 +100,7 @@ class Scheduler:
         self._watcher = watcher
         self._limits = limits
         self._host = os.uname().nodename
-        self._epoll = select.epoll()
+        self._selector = selectors.DefaultSelector()
         self._running: dict[int, _Running] = {}
         self._by_descriptor: dict[int, _Running] = {}
         self._batches: list[tuple[list[Event], list[Item] | None]] = []
@@ -115,19 +115,22 @@ class Scheduler:
 
         SIGINT, SIGTERM and SIGHUP cancel the run; a second one kills what is left at once.
         """
-        wake_read, wake_write = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+        wake_read, wake_write = os.pipe()
+        os.set_blocking(wake_read, False)
+        os.set_blocking(wake_write, False)
         before = {
             n: signal.signal(n, self._on_signal) for n in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
         }
         wakeup_before = signal.set_wakeup_fd(wake_write, warn_on_full_buffer=False)
         for descriptor in (wake_read, *self._launcher.wake_descriptors()):
-            self._epoll.register(descriptor, select.EPOLLIN)
+            self._selector.register(descriptor, selectors.EVENT_READ)
         try:
             while True:
                 self._turn()
                 if self._ledger.end is not None and not self._running:
                     return self._ledger.end
-                for descriptor, mask in self._epoll.poll(self._wait_s()):
+                for key, mask in self._selector.select(self._wait_s()):
+                    descriptor = key.fd
                     if descriptor == wake_read:
                         _drain(wake_read)
                     else:
@@ -137,7 +140,7 @@ class Scheduler:
             signal.set_wakeup_fd(wakeup_before)
             for number, handler in before.items():
                 signal.signal(number, handler)
-            self._epoll.close()
+            self._selector.close()
             os.close(wake_read)
             os.close(wake_write)
 
@@ -182,7 +185,7 @@ class Scheduler:
         self._running[token] = running
         for descriptor in (channels.connection.fileno(), channels.stdout, channels.stderr):
             self._by_descriptor[descriptor] = running
-            self._epoll.register(descriptor, select.EPOLLIN)
+            self._selector.register(descriptor, selectors.EVENT_READ)
         running.outbox = self._context_message + pack_message("task", pack_order(order))
         self._send(running)
 
@@ -193,11 +196,11 @@ class Scheduler:
             while running.outbox:
                 running.outbox = running.outbox[connection.send(running.outbox) :]
         except BlockingIOError:
-            self._epoll.modify(connection.fileno(), select.EPOLLIN | select.EPOLLOUT)
+            self._selector.modify(connection, selectors.EVENT_READ | selectors.EVENT_WRITE)
             return
         except (BrokenPipeError, ConnectionResetError):
             running.outbox = b""  # It has died; its exit is reported.
-        self._epoll.modify(connection.fileno(), select.EPOLLIN)
+        self._selector.modify(connection, selectors.EVENT_READ)
 
     # What arrives
 
@@ -208,9 +211,9 @@ class Scheduler:
         if descriptor in running.streams:
             self._read_console(running, descriptor)
             return
-        if mask & select.EPOLLOUT and running.outbox:
+        if mask & selectors.EVENT_WRITE and running.outbox:
             self._send(running)
-        if mask & (select.EPOLLIN | select.EPOLLHUP | select.EPOLLERR):
+        if mask & selectors.EVENT_READ:
             self._read_messages(running)
 
     def _read_console(self, running: _Running, descriptor: int) -> bool:
@@ -305,7 +308,7 @@ class Scheduler:
 
     def _forget(self, descriptor: int) -> None:
         if self._by_descriptor.pop(descriptor, None) is not None:
-            self._epoll.unregister(descriptor)
+            self._selector.unregister(descriptor)
 
     # Time
 
