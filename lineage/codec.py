@@ -14,7 +14,8 @@ Columns at the end that hold their default are left out. `writer` is not repeate
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import cache
 from math import isfinite, isnan
 from typing import Any, NamedTuple
 from zlib import crc32
@@ -206,12 +207,19 @@ def _is_later_frame(writer: bytes, buffer: bytes, offset: int, last_seq: int) ->
 
 
 def _json_text(payload: Any) -> str:
+    encode_json = _json_encoder()
+    try:
+        return encode_json(payload)
+    except ValueError:
+        return encode_json(_without_nan(payload))
+
+
+@cache
+def _json_encoder() -> Callable[[Any], str]:
     import json
 
-    try:
-        return json.dumps(payload, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
-    except ValueError:
-        return json.dumps(_without_nan(payload), ensure_ascii=False, separators=(",", ":"))
+    # `json.dumps` makes an encoder for each call, which takes longer than the encoding.
+    return json.JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode
 
 
 def _without_nan(value: Any) -> Any:

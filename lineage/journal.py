@@ -254,6 +254,8 @@ def parse_journal(path: str, data: bytes) -> JournalContent:
     events: list[Event] = []
     problems: list[JournalProblem] = []
     hasher = hashlib.sha256()
+    # Frames from `hashed` to `end` follow each other and are still to be hashed: one update for all of them.
+    hashed = end = 0
     expected = name.first_seq
     is_closed = False
     for found in scan(name.writer, data):
@@ -261,6 +263,9 @@ def parse_journal(path: str, data: bytes) -> JournalContent:
             problems.append(JournalProblem(*found))
             continue
         event = found.event
+        if found.offset != end:
+            hasher.update(data[hashed:end])
+            hashed = found.offset
         frame = (found.offset, found.length)
         if is_closed:
             problems.append(JournalProblem(*frame, False, "a frame follows the one that closes the journal"))
@@ -270,13 +275,15 @@ def parse_journal(path: str, data: bytes) -> JournalContent:
         expected = event.seq + 1
         if event.kind == "journal_closed":
             is_closed = True
+            hasher.update(data[hashed : found.offset])
+            hashed = found.offset + found.length
             if event.digest != hasher.digest() and not problems:
                 problems.append(
                     JournalProblem(0, found.offset, False, "the closing hash is not that of the bytes before")
                 )
-        else:
-            hasher.update(data[found.offset : found.offset + found.length])
+        end = found.offset + found.length
         events.append(event)
+    hasher.update(data[hashed:end])
     if is_closed and problems and problems[-1].is_torn:
         problems[-1] = problems[-1]._replace(
             is_torn=False, reason="bytes follow the frame that closes the journal"

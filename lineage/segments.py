@@ -171,7 +171,7 @@ def _encode_file(rows: list[tuple[Any, ...]], footer: Footer) -> bytes:
     rows.sort(key=lambda row: (row[flow] or "", row[run_id] or "", row[writer], row[seq]))
     arrays, fields = [], []
     for column, values in zip(COLUMNS, zip(*rows, strict=True), strict=True):
-        if column.name not in _ALWAYS and all(value is None for value in values):
+        if column.name not in _ALWAYS and values.count(None) == len(values):
             continue
         arrow_type = _arrow_type(column.name, column.sql_type)
         arrays.append(pa.array(values, arrow_type))
