@@ -1,0 +1,95 @@
+"""An open store: how long a list of runs takes, from Python and as a command."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable
+from typing import Any
+
+from benchmarks.measure import best_of, run_python
+from benchmarks.report import Figure, answer_of
+from benchmarks.workloads import Size, run_events
+from weft.lineage.description import create_store
+from weft.lineage.journal import Journal
+from weft.lineage.log import EventLog
+from weft.lineage.storage import LocalStorage
+from weft.lineage.store import Store
+from weft.lineage.views import load_engine
+
+__all__ = ["measure_list"]
+
+_TASKS_OF_A_RUN = 20
+_NEWEST = 20
+
+_LIST = """
+    SELECT flow, run_id, status, started_at, finished_at, duration_s, user_name, tasks, tasks_failed, root_cause
+    FROM runs ORDER BY started_at DESC
+"""
+
+
+def measure_list(size: Size, seed: int, folder: str) -> tuple[list[Figure], str]:
+    """All runs of a store that is open, then sealed; and the newest few by a command that starts cold."""
+    storage = LocalStorage(os.path.join(folder, ".weft"))
+    _write_runs(storage, seed, size.runs)
+    figures, unsealed = _open_store(storage, size, "in journals")
+    figures += [_cold(size, folder, "in journals")]
+    EventLog(storage).seal(force=True, grace_s=0)
+    sealed_figures, sealed = _open_store(storage, size, "sealed")
+    assert sealed == unsealed, "sealing changes no answer"
+    return [*figures, *sealed_figures, _cold(size, folder, "sealed")], answer_of(sealed)
+
+
+def _write_runs(storage: LocalStorage, seed: int, count: int) -> None:
+    create_store(storage)
+    for number in range(count):
+        journal = Journal.create(storage)
+        journal.append(list(run_events(seed, number, _TASKS_OF_A_RUN)))
+        journal.close()
+
+
+def _open_store(storage: LocalStorage, size: Size, form: str) -> tuple[list[Figure], list[Any]]:
+    start = time.perf_counter()
+    with Store(storage) as store:
+        rows = store.sql(_LIST).fetchall()
+        first_s = time.perf_counter() - start
+        bare = _bare_list(len(rows))
+        bare_s, list_s = best_of(3 * size.repeats, bare, lambda: _timed(lambda: store.sql(_LIST).fetchall()))
+    figures = [
+        Figure(f"open and list {size.runs} runs, {form}", first_s * 1e3, "ms"),
+        Figure(
+            f"list {size.runs} runs again, {form}",
+            list_s * 1e3,
+            "ms",
+            list_s / bare_s,
+            "bare DuckDB",
+            "20 ms",
+        ),
+    ]
+    return figures, [[row[0], row[1], row[2], *row[6:]] for row in sorted(rows)]
+
+
+def _bare_list(count: int) -> Callable[[], float]:
+    """As many rows of as many columns, fetched from a table of bare DuckDB."""
+    connection = load_engine().connect(":memory:")
+    columns = ", ".join(f"'text ' || i AS column_{n}" for n in range(10))
+    connection.execute(f"CREATE TABLE listed AS SELECT {columns} FROM range({count}) t(i)")
+    query = "SELECT * FROM listed ORDER BY column_3 DESC"
+    return lambda: _timed(lambda: connection.execute(query).fetchall())
+
+
+def _timed(call: Callable[[], object]) -> float:
+    start = time.perf_counter()
+    call()
+    return time.perf_counter() - start
+
+
+def _cold(size: Size, folder: str, form: str) -> Figure:
+    bare_s, cold_s = best_of(
+        size.repeats,
+        lambda: run_python(["-c", "pass"], folder).wall_s,
+        lambda: run_python(["-m", "weft", "runs", "--limit", str(_NEWEST), "--json"], folder).wall_s,
+    )
+    return Figure(
+        f"`weft runs --limit {_NEWEST}` cold, {form}", cold_s * 1e3, "ms", cold_s / bare_s, "python -c pass"
+    )
