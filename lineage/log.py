@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
+from weft.lineage.collector import CollectorPause
 from weft.lineage.errors import NotFound, StoreUnavailable
-from weft.lineage.events import Event
+from weft.lineage.events import FAMILIES, Event, family_of
 from weft.lineage.journal import is_closed, is_writer_dead, parse_journal
 from weft.lineage.manifest import (
     Piece,
@@ -45,7 +46,11 @@ class EventLog:
         self._proven: set[str] = set()
 
     def events(
-        self, flow: str | None = None, run_id: str | None = None, run_uid: bytes | None = None
+        self,
+        flow: str | None = None,
+        run_id: str | None = None,
+        run_uid: bytes | None = None,
+        families: Sequence[str] = FAMILIES,
     ) -> list[Event]:
         """The events that match all that is given, by log time, then writer and seq.
 
@@ -54,15 +59,16 @@ class EventLog:
 
         def read() -> list[Event]:
             snapshot = self._snapshot(flow, run_id, run_uid)
-            found = snapshot.tail
+            found = [event for event in snapshot.tail if family_of(event.kind) in families]
             for piece in snapshot.pieces:
-                found.extend(read_piece(self.storage, piece, flow, run_id, run_uid))
+                found.extend(read_piece(self.storage, piece, flow, run_id, run_uid, families))
             found.sort(key=_log_order)
             return found
 
         for _ in range(_RELIST_MAX):
             try:
-                return read()
+                with CollectorPause():
+                    return read()
             except NotFound:
                 continue
         raise self._never_still()
@@ -76,7 +82,8 @@ class EventLog:
         """
         for _ in range(_RELIST_MAX):
             try:
-                return self._snapshot(flow, run_id, run_uid)
+                with CollectorPause():
+                    return self._snapshot(flow, run_id, run_uid)
             except NotFound:
                 continue
         raise self._never_still()

@@ -103,7 +103,12 @@ def schema_map_sql() -> str:
 
 
 def read_piece(
-    storage: Storage, piece: Piece, flow: str | None, run_id: str | None, run_uid: bytes | None
+    storage: Storage,
+    piece: Piece,
+    flow: str | None,
+    run_id: str | None,
+    run_uid: bytes | None,
+    families: Sequence[str],
 ) -> Iterator[Event]:
     """The events of a piece of a segment that was proven before, narrowed where asked; in no order."""
     import os
@@ -111,14 +116,17 @@ def read_piece(
 
     with tempfile.TemporaryDirectory(prefix="weft-") as folder:
         paths = []
-        for file in piece.segment.files.values():
+        for family, file in piece.segment.files.items():
+            if family not in families:
+                continue
             path = storage.local_path(file.path)
             if path is None:
                 path = os.path.join(folder, os.path.basename(file.path))
                 with open(path, "wb") as copy:
                     copy.write(storage.get(file.path))
             paths.append(path)
-        yield from _read_files(paths, piece, {"flow": flow, "run_id": run_id, "run_uid": run_uid})
+        if paths:
+            yield from _read_files(paths, piece, {"flow": flow, "run_id": run_id, "run_uid": run_uid})
 
 
 def _read_files(paths: list[str], piece: Piece, wanted: dict[str, str | bytes | None]) -> Iterator[Event]:

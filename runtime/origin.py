@@ -11,6 +11,9 @@ from weft.lineage.storage import LocalStorage
 
 __all__ = ["choose_origin"]
 
+#: What a plan is made from; reads and console output are not needed.
+_FAMILIES = ("run", "task", "artifact")
+
 
 def choose_origin(
     storage: LocalStorage, flow: str, user: str, run_id: str | None
@@ -21,20 +24,37 @@ def choose_origin(
 
     Raises: NotFound when there is none; UsageError for a run that is still running.
     """
-    recorded = list(EventLog(storage).events(flow=flow))
-    runs = _fold(storage, recorded)
-    origin = _newest(runs, flow, user) if run_id is None else _named(runs, flow, run_id)
-    if origin.status == "running":
+    log = EventLog(storage)
+    dead, now_us = log.dead_writers(), clock.now_us()
+    heads = fold(log.events(flow=flow, families=("run",)), dead, now_us)
+    chosen = _newest(heads, flow, user) if run_id is None else _named(heads, flow, run_id)
+    if chosen.status == "running":
         raise UsageError(
-            f"{flow}/{origin.run_id} is still running. Wait for its end or stop it, then resume; "
+            f"{flow}/{chosen.run_id} is still running. Wait for its end or stop it, then resume; "
             "or name another run with --origin-run-id."
         )
-    return origin, runs, max((event.time_us for event in recorded), default=0)
+    recorded = log.events(run_uid=chosen.run_uid, families=_FAMILIES)
+    runs = fold(recorded, dead, now_us)
+    last_time_us = recorded[-1].time_us if recorded else 0
+    known = {(chosen.flow, chosen.run_id)}
+    while missing := _producers(recorded) - known:
+        known |= missing
+        recorded = [
+            event
+            for producer_flow, producer_run in sorted(missing)
+            for event in log.events(flow=producer_flow, run_id=producer_run, families=_FAMILIES)
+        ]
+        runs |= fold(recorded, dead, now_us)
+    return runs[chosen.run_uid], runs, last_time_us
 
 
-def _fold(storage: LocalStorage, recorded: list[Event]) -> dict[bytes, RunState]:
-    log = EventLog(storage)
-    return fold(recorded, log.dead_writers(), clock.now_us())
+def _producers(recorded: list[Event]) -> set[tuple[str, str]]:
+    """The runs that tasks were reused or artifacts merged from."""
+    return {
+        (event.producer_flow, event.producer_run_id)
+        for event in recorded
+        if event.producer_flow is not None and event.producer_run_id is not None
+    }
 
 
 def _newest(runs: dict[bytes, RunState], flow: str, user: str) -> RunState:
