@@ -157,11 +157,14 @@ class Journal:
             offset += len(frame)
             seq += 1
         data = b"".join(frames)
+        # Usable again once file and state agree: an interrupt in between must not let a seq be given twice.
+        self._is_broken = True
         self._write(data)
         self._current.hasher.update(data)
         self._current.size_bytes = offset
         self._last_time_us = time_us
         self.next_seq = seq
+        self._is_broken = False
         return places
 
     def _write(self, data: bytes) -> None:
@@ -173,7 +176,6 @@ class Journal:
                 written += self._current.file.write(data[written:])
         except BaseException:
             # A part of the batch may be there: it was not acknowledged, and the next frame must not follow it.
-            self._is_broken = True
             self._current.file.truncate(self._current.size_bytes)
             self._is_broken = False
             raise

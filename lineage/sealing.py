@@ -7,11 +7,11 @@ processes of a long run may still read their inputs from the files it has closed
 
 from __future__ import annotations
 
-import gc
 from collections.abc import Iterator
 from typing import NamedTuple
 
 from weft.lineage import clock
+from weft.lineage.collector import CollectorPause
 from weft.lineage.errors import NotFound, StoreConflict, StoreDamaged
 from weft.lineage.events import Event
 from weft.lineage.journal import JournalContent, is_writer_dead, read_journal
@@ -74,16 +74,12 @@ def seal_journals(
     lock = storage.try_lock(_LOCK_PATH)
     if lock is None:
         return report
-    # Making a row per event sets off the collector for nothing; without it this takes half the time.
-    was_enabled = gc.isenabled()
-    gc.disable()
     try:
-        for batch in _batches(storage, known, is_forced, report):
-            _seal_batch(storage, batch, report)
+        with CollectorPause():
+            for batch in _batches(storage, known, is_forced, report):
+                _seal_batch(storage, batch, report)
         _remove_sealed(storage, known, grace_s, report)
     finally:
-        if was_enabled:
-            gc.enable()
         lock.release()
     return report
 

@@ -7,7 +7,7 @@ come from `events.COLUMNS`, because a wrong field id gives another column's valu
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from weft.lineage.codec import row_of
@@ -105,31 +105,30 @@ def schema_map_sql() -> str:
 def read_piece(
     storage: Storage,
     piece: Piece,
-    flow: str | None,
-    run_id: str | None,
-    run_uid: bytes | None,
-    families: Sequence[str],
+    flow: str | None = None,
+    run_id: str | None = None,
+    run_uid: bytes | None = None,
+    families: Sequence[str] = FAMILIES,
 ) -> Iterator[Event]:
     """The events of a piece of a segment that was proven before, narrowed where asked; in no order."""
-    import os
+    wanted = {"flow": flow, "run_id": run_id, "run_uid": run_uid}
+    files = [file.path for family, file in piece.segment.files.items() if family in families]
+    paths = [path for path in map(storage.local_path, files) if path is not None]
+    if len(paths) == len(files):
+        yield from _read_files(paths, piece, wanted) if paths else ()
+        return
     import tempfile
 
     with tempfile.TemporaryDirectory(prefix="weft-") as folder:
-        paths = []
-        for family, file in piece.segment.files.items():
-            if family not in families:
-                continue
-            path = storage.local_path(file.path)
-            if path is None:
-                path = os.path.join(folder, os.path.basename(file.path))
-                with open(path, "wb") as copy:
-                    copy.write(storage.get(file.path))
-            paths.append(path)
-        if paths:
-            yield from _read_files(paths, piece, {"flow": flow, "run_id": run_id, "run_uid": run_uid})
+        copies = []
+        for number, file in enumerate(files):
+            copies.append(f"{folder}/{number}.parquet")
+            with open(copies[-1], "wb") as copy:
+                copy.write(storage.get(file))
+        yield from _read_files(copies, piece, wanted)
 
 
-def _read_files(paths: list[str], piece: Piece, wanted: dict[str, str | bytes | None]) -> Iterator[Event]:
+def _read_files(paths: list[str], piece: Piece, wanted: Mapping[str, str | bytes | None]) -> Iterator[Event]:
     import json
 
     conditions: list[str] = []

@@ -192,7 +192,7 @@ def _segment_events(storage: Storage, segments: list[Segment], problems: list[Pr
         count = 0
         path = next(iter(piece.segment.files.values())).path
         try:
-            for event in read_piece(storage, piece, None, None, None):
+            for event in read_piece(storage, piece):
                 count += 1
                 yield event
         except StoreError as error:
