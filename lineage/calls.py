@@ -11,12 +11,13 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Self
 
 from weft.lineage.contents import read_content, read_recorded
+from weft.lineage.edges import trace
 from weft.lineage.errors import QueryError
 from weft.lineage.fence import Call
 from weft.lineage.views import Views
 
 if TYPE_CHECKING:
-    from weft.lineage.store import Store
+    from weft.lineage.answers import Answers
 
 __all__ = ["TableCalls"]
 
@@ -38,7 +39,7 @@ _IN_FRONT = ("flow", "run_id", "task_id")
 class TableCalls:
     """The calls of one query. `files` are what the query has to be let read; they last until `__exit__`."""
 
-    def __init__(self, store: Store, calls: Sequence[Call]) -> None:
+    def __init__(self, store: Answers, calls: Sequence[Call]) -> None:
         self._store = store
         self._calls = calls
         self._copies: Any = None
@@ -71,11 +72,9 @@ class TableCalls:
                 self._create_view(views, name, self._tables[position])
             else:
                 direction = "up" if call.function == "upstream" else "down"
-                graph = self._store.lineage(call.argument, direction)
+                graph = trace(self._store, call.argument, direction)
                 rows = [
-                    (depth, node.kind, node.pathspec, *node[2:8])
-                    for depth, node in graph.with_depth()
-                    if depth
+                    (depth, node.kind, node.id, *node[2:8]) for depth, node in graph.with_depth() if depth
                 ]
                 views.create(name, _NODE_COLUMNS, rows)
 

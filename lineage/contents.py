@@ -9,7 +9,7 @@ from weft.lineage.errors import NotFound
 from weft.lineage.ids import digest_from_text
 
 if TYPE_CHECKING:
-    from weft.lineage.store import Store
+    from weft.lineage.answers import Answers
 
 __all__ = ["Recorded", "read_content", "read_recorded"]
 
@@ -24,7 +24,7 @@ class Recorded(NamedTuple):
     pack_offset: int
 
 
-def read_recorded(store: Store, digests: list[str]) -> dict[str, Recorded]:
+def read_recorded(store: Answers, digests: list[str]) -> dict[str, Recorded]:
     """Where the bytes of values lie, by their digest's text form; those never recorded are left out."""
     wanted = [digest_from_text(text) for text in digests]
     rows = store.rows(
@@ -49,7 +49,7 @@ def read_recorded(store: Store, digests: list[str]) -> dict[str, Recorded]:
     return found
 
 
-def read_content(store: Store, recorded: Recorded) -> tuple[bytes, str | None]:
+def read_content(store: Answers, recorded: Recorded) -> tuple[bytes, str | None]:
     """The bytes of a value, and the local file that is exactly these bytes, if there is one.
 
     Raises: NotFound when the object is gone, StoreDamaged when it is another.

@@ -51,8 +51,7 @@ class Result:
 
     def df(self) -> pandas.DataFrame:
         """The rows as a pandas frame."""
-        frame: pandas.DataFrame = self._fetch("df")
-        return frame
+        return self._fetch("df")
 
     def arrow(self) -> pyarrow.Table:
         """The rows as an Arrow table."""
@@ -60,7 +59,8 @@ class Result:
 
     def pl(self) -> polars.DataFrame:
         """The rows as a polars frame."""
-        return self._fetch("pl")
+        frame: polars.DataFrame = self._fetch("pl")
+        return frame
 
     def _fetch(self, method: str) -> Any:
         # The bare engine gives no frames before its wrappers are loaded.

@@ -17,6 +17,7 @@ from weft.lineage.manifest import Piece
 from weft.lineage.moment import event_id_of, moment_us
 from weft.lineage.objects import Objects
 from weft.lineage.paths import JOURNALS, SEGMENTS
+from weft.lineage.recorded import set_opener
 from weft.lineage.result import Result
 from weft.lineage.storage import LocalStorage, Storage
 from weft.lineage.views import Sealed, Views, load_engine
@@ -24,7 +25,9 @@ from weft.lineage.views import Sealed, Views, load_engine
 if TYPE_CHECKING:
     from datetime import datetime
 
+    from weft.lineage.answers import Line
     from weft.lineage.edges import Graph
+    from weft.lineage.flows import Flow, Run
     from weft.lineage.verify import Report
 
 __all__ = ["Store", "open_store", "sql"]
@@ -115,6 +118,15 @@ class Store:
 
         return trace(self, target, direction, depth)
 
+    def lines(self, pathspec: str, stream: str | None = None) -> list[Line]:
+        """What a run, a step or a task printed, by time; with `stream` only "stdout" or "stderr".
+
+        A reused task shows what its origin printed.
+        """
+        from weft.lineage.console import read_lines
+
+        return read_lines(self, pathspec, stream)
+
     def verify(self) -> Report:
         """Read and check everything in the store."""
         from weft.lineage.verify import verify
@@ -127,15 +139,15 @@ class Store:
             self._refreshed()
             return view_sql.ddl(self._sealed.queries)
 
-    def run(self, pathspec: str) -> Any:
+    def run(self, pathspec: str) -> Run:
         """The run `Flow/run_id`, as a client object. Raises: NotFound."""
-        from weft.lineage.client import Run
+        from weft.lineage.flows import Run
 
         return Run(pathspec, store=self)
 
-    def flow(self, name: str) -> Any:
+    def flow(self, name: str) -> Flow:
         """The flow of that name, as a client object. Raises: NotFound."""
-        from weft.lineage.client import Flow
+        from weft.lineage.flows import Flow
 
         return Flow(name, store=self)
 
@@ -296,3 +308,6 @@ def sql(query: str, frames: Mapping[str, Any] | None = None, **params: Any) -> R
     """Run one read-only query over the default store; see `Store.sql`."""
     with open_store() as store:
         return store.sql(query, frames=frames, **params)
+
+
+set_opener(open_store)

@@ -1,0 +1,36 @@
+"""The port through which questions are asked of an open store."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+
+if TYPE_CHECKING:
+    from weft.lineage.objects import Objects
+
+__all__ = ["Answers", "Line"]
+
+
+class Line(NamedTuple):
+    """One line without its end. `pathspec` is the task, `stream` "stdout" or "stderr"."""
+
+    time_us: int
+    pathspec: str
+    attempt: int
+    stream: str
+    text: str
+
+
+class Answers(Protocol):
+    """What lineage, console, contents and client objects need of a store."""
+
+    @property
+    def url(self) -> str: ...
+
+    @property
+    def objects(self) -> Objects: ...
+
+    def rows(self, query: str, params: Any = None) -> list[tuple[Any, ...]]:
+        """Rows of a query of weft's own over the views and what lies below them."""
+
+    def lines(self, pathspec: str, stream: str | None = None) -> list[Line]:
+        """What a run, a step or a task printed, by time."""

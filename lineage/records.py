@@ -1,0 +1,223 @@
+"""What tasks read, saved and passed on, fetched from the views for whole runs at once."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, NamedTuple
+
+if TYPE_CHECKING:
+    from weft.lineage.answers import Answers
+
+__all__ = ["PARAMETERS", "Read", "Records"]
+
+#: The pseudo task whose artifacts are the parameters and constants of a run.
+PARAMETERS = "_parameters/0"
+
+
+class Read(NamedTuple):
+    """One artifact that a task read; `producer` is the pathspec recorded with it."""
+
+    name: str
+    producer: str
+    digest: str | None
+    item_index: int | None
+
+
+class _Task:
+    """One task as the walk needs it. `origin` is the task it stands for."""
+
+    __slots__ = ("levels", "merged", "origin", "parents", "reads", "saved", "status", "touched")
+
+    def __init__(self, status: str | None = None) -> None:
+        self.status = status
+        self.origin: str | None = None
+        self.parents: list[str] = []
+        self.levels = 0
+        self.reads: dict[Read, None] = {}
+        #: digest, type and preview by name
+        self.saved: dict[str, tuple[str | None, str | None, str | None]] = {}
+        #: the producer by name
+        self.merged: dict[str, str] = {}
+        self.touched: dict[tuple[str, str], None] = {}
+
+
+class Records:
+    """The tasks of the runs that were loaded, by pathspec."""
+
+    def __init__(self, store: Answers) -> None:
+        self._store = store
+        self._runs: set[tuple[str, str]] = set()
+        self._tasks: dict[str, _Task] = {}
+
+    def load(self, tasks: Iterable[str | None]) -> None:
+        """Fetch the runs of these tasks, and those that reused tasks come from."""
+        wanted = {
+            (parts[0], parts[1]) for task in tasks if task is not None and len(parts := task.split("/")) == 4
+        }
+        while wanted := wanted - self._runs:
+            self._runs |= wanted
+            before = len(self._tasks)
+            self._fetch(sorted(wanted))
+            listed = list(self._tasks.values())[before:]
+            origins = [task.origin.split("/") for task in listed if task.origin is not None]
+            wanted = {(origin[0], origin[1]) for origin in origins}
+
+    def tasks_of(self, flow: str, run_id: str, step: str | None = None) -> list[str]:
+        """The tasks of a loaded run, without the pseudo task of its parameters."""
+        prefix = f"{flow}/{run_id}/" if step is None else f"{flow}/{run_id}/{step}/"
+        return [
+            path for path in self._tasks if path.startswith(prefix) and not path.endswith(f"/{PARAMETERS}")
+        ]
+
+    def has(self, task: str) -> bool:
+        return task in self._tasks
+
+    def status(self, task: str) -> str | None:
+        return self._of(task).status
+
+    def parents(self, task: str) -> list[str]:
+        return self._of(task).parents
+
+    def saved(self, task: str) -> dict[str, tuple[str | None, str | None, str | None]]:
+        """Digest, type and preview of what a task saved itself, by name."""
+        return self._of(task).saved
+
+    def reads(self, task: str) -> list[Read]:
+        return list(self._of(task).reads)
+
+    def touched(self, task: str) -> list[tuple[str, str]]:
+        """(URI, "read" or "write") of what lies outside the store."""
+        return list(self._of(task).touched)
+
+    def origin(self, task: str) -> str:
+        """The task that really ran."""
+        return self._of(task).origin or task
+
+    def visible(self, task: str) -> dict[str, str]:
+        """The task that saved it for each name that a task sees: its own, what it merged and inherited."""
+        seen: dict[str, str] = {}
+        for path in self._inherited(task):
+            record = self._of(path)
+            for name in record.saved:
+                seen.setdefault(name, path)
+            for name, producer in record.merged.items():
+                seen.setdefault(name, producer)
+        return seen
+
+    def owner(self, task: str, name: str) -> str:
+        """The task that saved the artifact which `task` sees under a name; `task` when none is recorded."""
+        here = task
+        for _ in range(len(self._tasks) + 1):
+            for path in self._inherited(here):
+                record = self._of(path)
+                if name in record.saved:
+                    return path
+                if name in record.merged:
+                    moved = record.merged[name]
+                    break
+            else:
+                return self.origin(task)
+            if moved == here:
+                break
+            self.load([moved])
+            here = moved
+        return self.origin(here)
+
+    def external(self, uri: str, way: str) -> list[str]:
+        """The tasks that read or wrote something outside the store."""
+        rows = self._store.rows(
+            "select distinct flow || '/' || run_id || '/' || step || '/' || task_id from external_uses "
+            "where uri = ? and direction = ? and origin_pathspec is null",
+            [uri, way],
+        )
+        return sorted(row[0] for row in rows)
+
+    def readers(self, tasks: set[str]) -> list[tuple[str, str, str, int | None]]:
+        """(task, producer, name, item index) of each read whose recorded producer is one of these, or stands for it."""
+        if not tasks:
+            return []
+        rows = self._store.rows(
+            """
+            with wanted as (
+                select unnest(?::VARCHAR[]) as pathspec
+            ), names as (
+                select pathspec from wanted
+                union select t.pathspec from tasks t join wanted w on t.origin_pathspec = w.pathspec
+            )
+            select distinct flow || '/' || run_id || '/' || step || '/' || task_id, producer_pathspec, name, item_index
+            from artifact_uses where origin_pathspec is null and not is_absent
+                and producer_pathspec in (select pathspec from names)
+            order by all
+            """,
+            [sorted(tasks)],
+        )
+        return [(row[0], row[1], row[2], row[3]) for row in rows]
+
+    def _of(self, task: str) -> _Task:
+        return self._tasks.get(task) or _Task()
+
+    def _inherited(self, task: str) -> Iterable[str]:
+        """The tasks whose artifacts `task` sees, itself first, the parameters last. A join sees no parent's."""
+        run = "/".join(task.split("/")[:2])
+        here: str | None = self.origin(task)
+        while here is not None:
+            yield here
+            record = self._of(here)
+            here = None
+            if len(record.parents) == 1:
+                parent = self._of(record.parents[0])
+                if parent.levels <= record.levels:
+                    here = self.origin(record.parents[0])
+        yield f"{run}/{PARAMETERS}"
+
+    def _fetch(self, runs: list[tuple[str, str]]) -> None:
+        params = [[flow for flow, _ in runs], [run_id for _, run_id in runs]]
+        of_runs = (
+            "(select unnest(?::VARCHAR[]) as flow, unnest(?::VARCHAR[]) as run_id) wanted join {} v "
+            "on v.flow = wanted.flow and v.run_id = wanted.run_id"
+        )
+        path = "v.flow || '/' || v.run_id || '/' || v.step || '/' || v.task_id"
+        placed = "v.placed.payload ->> '$.parents', v.placed.payload -> '$.levels'"
+        for row in self._store.rows(
+            f"select {path}, v.status, {placed}, p.origin_pathspec from {of_runs.format('fold.tasks')} "
+            "left join tasks p on p.flow = v.flow and p.run_id = v.run_id and p.step = v.step "
+            "and p.task_id = v.task_id order by v.first_us, v.task_id",
+            params,
+        ):
+            self._add_task(*row)
+        for task, name, digest, type_name, value, origin in self._store.rows(
+            f"select {path}, v.name, v.digest, v.type, v.value, v.origin_pathspec from {of_runs.format('artifacts')}",
+            params,
+        ):
+            if origin is None:
+                self._tasks.setdefault(task, _Task()).saved[name] = (digest, type_name, value)
+        for task, name, digest, item_index, producer in self._store.rows(
+            f"select distinct {path}, v.name, v.digest, v.item_index, v.producer_pathspec "
+            f"from {of_runs.format('artifact_uses')} where not v.is_absent and v.origin_pathspec is null "
+            "and v.producer_pathspec is not null order by all",
+            params,
+        ):
+            self._tasks.setdefault(task, _Task()).reads[Read(name, producer, digest, item_index)] = None
+        merged = "v.name, v.producer_flow || '/' || v.producer_run_id || '/' || v.producer_step || '/' || v.producer_task_id"
+        for task, name, producer in self._store.rows(
+            f"select {path}, {merged} from {of_runs.format('raw.artifact_events')} where v.kind = 'artifact_merged'",
+            params,
+        ):
+            self._tasks.setdefault(task, _Task()).merged[name] = producer
+        for task, uri, way in self._store.rows(
+            f"select distinct {path}, v.uri, v.direction from {of_runs.format('external_uses')} "
+            "where v.origin_pathspec is null order by all",
+            params,
+        ):
+            self._tasks.setdefault(task, _Task()).touched[uri, way] = None
+
+    def _add_task(
+        self, task: str, status: str, parents: str | None, levels: str | None, origin: str | None
+    ) -> None:
+        run = "/".join(task.split("/")[:2])
+        record = self._tasks.setdefault(task, _Task(status))
+        record.status = status
+        record.origin = origin
+        record.parents = [f"{run}/{step}/{task_id}" for step, task_id in json.loads(parents or "[]")]
+        record.levels = len(json.loads(levels or "[]"))
