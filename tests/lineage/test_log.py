@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from weft.lineage import events as ev
 from weft.lineage.codec import encode
-from weft.lineage.errors import NotFound, StoreDamaged
+from weft.lineage.errors import NotFound, StoreDamaged, StoreUnavailable
 from weft.lineage.events import COLUMNS, Event, RunRef
 from weft.lineage.journal import Journal
 from weft.lineage.log import EventLog
@@ -106,6 +106,59 @@ def test_events_are_narrowed_in_journals_and_segments_alike(storage: LocalStorag
         uid = b"2".rjust(16, b"0")
         assert log.events(run_uid=uid) == [e for e in everything if e.run_uid == uid]
         log.seal(force=True)
+
+
+def test_events_of_some_families_only(storage: LocalStorage) -> None:
+    write_run(storage, "1").close()
+    log = EventLog(storage)
+    wanted = [e for e in log.events() if ev.family_of(e.kind) in ("run", "use")]
+    for _ in range(2):
+        assert log.events(families=("run", "use")) == wanted
+        log.seal(force=True, grace_s=PAST_GRACE_S)
+    assert log.events(families=("none",)) == []
+
+
+def test_snapshot_splits_what_is_sealed_from_what_is_not(storage: LocalStorage) -> None:
+    write_run(storage, "1").close()
+    log = EventLog(storage)
+    log.seal(force=True)
+    write_run(storage, "2").close()
+    snapshot = log.snapshot()
+    assert [piece.only for piece in snapshot.pieces] == [None]
+    assert {event.run_id for event in snapshot.tail} == {"2", None}
+    assert log.snapshot(run_id="1").tail == []
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="mounting a file system needs root")
+def test_read_only_store_is_read_and_refuses_to_be_sealed(tmp_path: Path) -> None:
+    folder = tmp_path / "mount"
+    folder.mkdir()
+    if subprocess.run(["mount", "-t", "tmpfs", "tmpfs", str(folder)], check=False).returncode != 0:
+        pytest.skip("a tmpfs cannot be mounted here")
+    try:
+        storage = LocalStorage(str(folder / "store"))
+        write_run(storage, "1").close()
+        before = EventLog(storage).events()
+        subprocess.run(["mount", "-o", "remount,ro", str(folder)], check=True)
+        log = EventLog(storage)
+        assert log.events() == before
+        assert len(log.dead_writers()) == 1
+        with pytest.raises(StoreUnavailable, match="Make it writable"):
+            log.seal(force=True)
+    finally:
+        subprocess.run(["umount", "-l", str(folder)], check=True)
+
+
+def test_run_path_loads_no_heavy_module() -> None:
+    heavy = "pyarrow duckdb _duckdb numpy pandas fsspec tempfile pathlib dataclasses json inspect subprocess"
+    program = (
+        "import sys\n"
+        "known = set(sys.modules)\n"
+        "import weft.lineage.journal, weft.lineage.objects, weft.lineage.description, weft.lineage.log\n"
+        f"print(sorted((set(sys.modules) - known) & set({heavy.split()!r})))\n"
+    )
+    shown = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout
+    assert shown.strip() == "[]"
 
 
 def test_tag_of_another_writer_is_found_with_its_run(storage: LocalStorage) -> None:
