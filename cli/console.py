@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from weft.lineage.objects import Objects
     from weft.lineage.store import Store
 
-__all__ = ["ConsoleLine", "logs", "read_console"]
+__all__ = ["ConsoleLine", "logs", "read_console", "show_console"]
 
 _POLL_S = 0.2
 
@@ -54,18 +54,22 @@ def logs(session: Session, pathspec: str, stream: str | None, is_followed: bool,
     spec = parse_pathspec(pathspec)
     if spec.run_id is None:
         raise NotFound(f"{pathspec} names no run. Write {pathspec}/RUN; `weft runs` lists the runs.")
-    output = Output(is_json=is_json)
     with session.open() as store:
-        if is_followed:
-            _follow(store, spec, stream, output)
-            return
-        _check_exists(store, spec)
-        lines = sorted(_lines(store, spec, stream), key=lambda line: line.time_us)
-        if is_json:
-            output.document([_document(line) for line in lines])
-            return
-        for line in lines:
-            _show(output, spec, line)
+        show_console(store, spec, stream, is_followed, Output(is_json=is_json))
+
+
+def show_console(store: Store, spec: Pathspec, stream: str | None, is_followed: bool, output: Output) -> None:
+    """What the tasks below `spec` printed; followed until the run has ended. Raises: NotFound."""
+    if is_followed:
+        _follow(store, spec, stream, output)
+        return
+    _check_exists(store, spec)
+    lines = sorted(_lines(store, spec, stream), key=lambda line: line.time_us)
+    if output.is_json:
+        output.document([_document(line) for line in lines])
+        return
+    for line in lines:
+        _show(output, spec, line)
 
 
 def read_console(events: Iterable[Event], objects: Objects) -> Iterator[ConsoleLine]:

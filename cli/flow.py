@@ -12,6 +12,7 @@ import click
 from weft.cli.output import Output, end_with, print_error
 from weft.lineage.description import STORE_FOLDER, create_store, find_store, read_description
 from weft.lineage.errors import InvalidFlow, NotFound, StoreUnavailable, UsageError
+from weft.lineage.ids import parse_pathspec
 from weft.lineage.storage import LocalStorage
 from weft.lineage.version import VERSION
 from weft.runtime.flow import FlowSpec
@@ -177,32 +178,44 @@ def _version() -> None:
 @click.argument("path", metavar="RUN[/STEP[/TASK]]")
 @click.option("--stdout", "stream", flag_value="stdout", help="Only what was printed to stdout.")
 @click.option("--stderr", "stream", flag_value="stderr", help="Only what was printed to stderr.")
+@click.option("-f", "--follow", "is_followed", is_flag=True, help="Go on until the run has ended.")
 @click.pass_obj
-def _logs(call: Invocation, path: str, stream: str | None) -> int:
+def _logs(call: Invocation, path: str, stream: str | None, is_followed: bool) -> int:
     """Show what tasks of this flow printed, as they printed it."""
-    from weft.cli.recall import print_console
+    from weft.cli.console import show_console
+    from weft.lineage.store import open_store
 
-    return print_console(_existing_store(call), f"{call.flow_class.__name__}/{path}", stream)
+    with open_store(_existing_store(call)) as store:
+        show_console(
+            store, parse_pathspec(f"{call.flow_class.__name__}/{path}"), stream, is_followed, Output()
+        )
+    return 0
 
 
 @click.command("dump")
 @click.argument("path", metavar="RUN[/STEP[/TASK]]")
-@click.option("--private", is_flag=True, help="Also artifacts whose names begin with _.")
+@click.option("--private", "is_private", is_flag=True, help="Also artifacts whose names begin with _.")
 @click.option(
-    "--max-value-size", default=1000, show_default=True, help="Leave out values of more bytes than this."
+    "--max-value-size",
+    default=1000,
+    show_default=True,
+    help="Leave out values whose text is longer than this.",
 )
 @click.option("--include", default="", metavar="A,B", help="Only these artifacts.")
 @click.option("--file", "file_name", metavar="FILE", help="Write all values to FILE as a pickle instead.")
 @click.pass_obj
 def _dump(
-    call: Invocation, path: str, private: bool, max_value_size: int, include: str, file_name: str | None
+    call: Invocation, path: str, is_private: bool, max_value_size: int, include: str, file_name: str | None
 ) -> int:
     """Show the artifacts of tasks of this flow."""
-    from weft.cli.recall import dump_artifacts
+    from weft.cli.dump import dump_artifacts
+    from weft.lineage.store import open_store
 
     names = frozenset(name.strip() for name in include.split(",") if name.strip())
-    pathspec = f"{call.flow_class.__name__}/{path}"
-    return dump_artifacts(_existing_store(call), pathspec, private, max_value_size, names, file_name)
+    pathspec = parse_pathspec(f"{call.flow_class.__name__}/{path}")
+    with open_store(_existing_store(call)) as store:
+        dump_artifacts(store, pathspec, is_private, max_value_size, names, file_name)
+    return 0
 
 
 def _existing_store(call: Invocation) -> str:

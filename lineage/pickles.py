@@ -18,7 +18,7 @@ import msgpack
 
 from weft.lineage.arrays import map_private
 
-__all__ = ["PICKLE", "PICKLE_BUFFERS", "dump_pickle", "load_pickle"]
+__all__ = ["PICKLE", "PICKLE_BUFFERS", "dump_pickle", "load_pickle", "plain_pickle"]
 
 PICKLE = "pickle/5"
 PICKLE_BUFFERS = "pickle-buffers/1"
@@ -49,6 +49,13 @@ def dump_pickle(value: object) -> tuple[str, list[bytes | memoryview]]:
     if not buffers:
         return PICKLE, [pickled]
     return PICKLE_BUFFERS, _join([memoryview(pickled), *buffers])
+
+
+def plain_pickle(value: object) -> bytes:
+    """One pickle that any Python reads without weft; raises whatever its pickling raises."""
+    import pickle
+
+    return pickle.dumps(value, protocol=4)
 
 
 def load_pickle(serializer: str, data: bytes | memoryview, path: str | None) -> Any:
