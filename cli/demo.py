@@ -109,10 +109,12 @@ def _play(folder: Path, output: Output) -> None:
     fails = (("FLIGHTS_FAIL_CARRIER", "HA"),)
     _act(folder, output, _Act("A run over real data, with one branch made to fail", (*flow, "run"), fails, 1))
     _act(folder, output, _Act("Resume it: what succeeded is reused, the rest runs", (*flow, "resume")))
-    _act(folder, output, _Act("The same question with another model", (*flow, "run", "--learner", "boosted")))
+    _act(folder, output, _Act("The same question with another model", (*flow, "run", "--learner", "tree")))
     _act(folder, output, _Act("What has been run", ("weft", "runs")))
     target = f"{_repaired_run(folder)}/end/summary"
-    _act(folder, output, _Act("Where the last answer came from", ("weft", "lineage", target, "--up")))
+    _act(
+        folder, output, _Act("Where the repaired run's answer came from", ("weft", "lineage", target, "--up"))
+    )
     _act(
         folder, output, _Act("SQL over all history: what ran, what was reused", ("weft", "sql", _REUSE_QUERY))
     )
