@@ -2,7 +2,8 @@
 
 It is forked before the scheduler opens its journal or starts a thread, so that children hold neither
 the journal's descriptor nor another task's socket. It does nothing but fork, reap and report; when the
-scheduler is gone it kills what is left of every child's session and ends.
+scheduler is gone it kills what is left of every child's session and ends. It never waits for the
+scheduler to read: both sides could then wait for each other.
 
     scheduler → template   ["launch", token] with three descriptors: socket, stdout, stderr
                            ["signal", token, number]
@@ -19,6 +20,7 @@ import select
 import signal
 import socket
 import sys
+from collections import deque
 from typing import Any, NoReturn
 
 import msgpack
@@ -103,6 +105,7 @@ class _Forker:
         self._random_state = random_state
         self._pids: dict[int, int] = {}  # by token
         self._tokens: dict[int, int] = {}  # by pid
+        self._reports: deque[bytes] = deque()
         self._pid = os.getpid()
         self._prctl = worker.load_prctl()
 
@@ -124,19 +127,23 @@ class _Forker:
         gc.disable()
         gc.freeze()
         poller = select.poll()
-        poller.register(self._control, select.POLLIN)
         poller.register(wake_read, select.POLLIN)
         while True:
-            for descriptor, _ in poller.poll():
+            poller.register(self._control, select.POLLIN | (select.POLLOUT if self._reports else 0))
+            for descriptor, mask in poller.poll():
                 if descriptor == wake_read:
                     os.read(wake_read, 4096)
-                elif not self._take_request():
+                elif mask & ~select.POLLOUT and not self._take_request():
                     self._end()
             self._reap()
+            self._report()
 
     def _take_request(self) -> bool:
         """Carry out one request; False when the scheduler is gone."""
-        message, descriptors, _, _ = socket.recv_fds(self._control, _MESSAGE_BYTES_MAX, _DESCRIPTORS)
+        try:
+            message, descriptors, _, _ = socket.recv_fds(self._control, _MESSAGE_BYTES_MAX, _DESCRIPTORS)
+        except ConnectionResetError:  # It died with reports unread.
+            return False
         if not message:
             return False
         request = msgpack.unpackb(message)
@@ -172,6 +179,7 @@ class _Forker:
         os.dup2(nothing, 0)
         os.close(nothing)
         self._control.close()
+        os.set_inheritable(connection, False)
         # The heap is frozen: collecting it here would copy every page of it.
         gc.freeze()
         gc.enable()
@@ -188,9 +196,19 @@ class _Forker:
             _, status = os.waitpid(ended.si_pid, 0)
             token = self._tokens.pop(ended.si_pid)
             del self._pids[token]
-            self._control.send(
-                msgpack.packb(["exited", token, ended.si_pid, os.waitstatus_to_exitcode(status)])
-            )
+            code = os.waitstatus_to_exitcode(status)
+            self._reports.append(msgpack.packb(["exited", token, ended.si_pid, code]))
+
+    def _report(self) -> None:
+        """Send what the scheduler has room for; the rest is sent when it has."""
+        try:
+            while self._reports:
+                self._control.send(self._reports[0], socket.MSG_DONTWAIT)
+                self._reports.popleft()
+        except BlockingIOError:
+            return
+        except (BrokenPipeError, ConnectionResetError):
+            self._end()
 
     def _end(self) -> NoReturn:
         for pid in self._tokens:
