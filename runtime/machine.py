@@ -176,7 +176,6 @@ class Machine:
 
     def _on_task_created(self, event: Event) -> list[Command]:
         task = self._register(event)
-        self._unfinished_count += 1
         return [] if self._is_stopping else [self._launch(task)]
 
     def _on_task_reused(self, event: Event) -> list[Command]:
@@ -186,10 +185,9 @@ class Machine:
 
     def _on_attempt_started(self, event: Event) -> list[Command]:
         task = self._tasks[event.task_id or ""]
-        if not task.is_running:
+        if not task.is_running and not task.is_done and event.attempt == task.attempt:
             task.is_running = True
             self._running_count += 1
-        task.attempt = event.attempt or 0
         return []
 
     def _on_attempt_done(self, event: Event) -> list[Command]:
@@ -205,8 +203,8 @@ class Machine:
         if task is None:
             return []
         policy = self._policies.get(task.key.step, Policy())
-        task.attempt += 1
         if not self._is_stopping:
+            task.attempt += 1
             if task.attempt <= policy.retries_max:
                 launch = self._launch(task)
                 return [DelayRetry(launch, policy.retry_delay_s)]
@@ -214,6 +212,7 @@ class Machine:
             if policy.is_catching and has_died and task.fallbacks < _FALLBACKS_MAX:
                 task.fallbacks += 1
                 return [LaunchAttempt(task.task_id, task.attempt, is_last=True, is_fallback=True)]
+        task.is_done = True
         self._unfinished_count -= 1
         if self._failure is not None:
             return []
@@ -229,7 +228,9 @@ class Machine:
         return [CancelAttempts(f"task {event.step}/{event.task_id} failed")]
 
     def _on_attempt_cancelled(self, event: Event) -> list[Command]:
-        if self._end_attempt(event) is not None:
+        task = self._end_attempt(event)
+        if task is not None:
+            task.is_done = True
             self._unfinished_count -= 1
         return []
 
@@ -253,9 +254,9 @@ class Machine:
         return LaunchAttempt(task.task_id, task.attempt, is_last=task.attempt >= policy.retries_max)
 
     def _end_attempt(self, event: Event) -> _Task | None:
-        """The task whose attempt ended; None when that was told before."""
+        """The task whose attempt ended; None when that was told before, or of an attempt that is over."""
         task = self._tasks[event.task_id or ""]
-        if task.is_done:
+        if task.is_done or event.attempt != task.attempt:
             return None
         if task.is_running:
             task.is_running = False
@@ -320,6 +321,7 @@ class Machine:
         if key in self._reused:
             return []
         self._task_id_last += 1
+        self._unfinished_count += 1
         return [CreateTask(key, str(self._task_id_last), parents, levels, item_of)]
 
 
