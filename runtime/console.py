@@ -85,8 +85,9 @@ class ConsoleStream:
         if rest and (not self._partial or whole):
             self._partial_since_s = clock.monotonic_s()
         while len(rest) > LINE_BYTES_MAX:
-            self._keep(rest[:LINE_BYTES_MAX], time_us)
-            rest = rest[LINE_BYTES_MAX:]
+            end = _character_start(rest, LINE_BYTES_MAX)
+            self._keep(rest[:end], time_us)
+            rest = rest[end:]
         self._partial = rest
 
     def due_events(self) -> list[Event]:
@@ -149,3 +150,11 @@ class ConsoleStream:
                 digest,
             )
         ]
+
+
+def _character_start(data: bytes, place: int) -> int:
+    """The last place up to `place` where a character of UTF-8 begins, if one does within the length of one."""
+    for start in range(place, place - 4, -1):
+        if data[start] & 0xC0 != 0x80:
+            return start
+    return place
