@@ -16,7 +16,13 @@ from weft.lineage.objects import Objects
 from weft.lineage.serializers import Dumped, dump, is_pickle
 from weft.runtime.current import running
 from weft.runtime.decorators import Catch, Decorator, Environment, Timeout
-from weft.runtime.failures import ExceptionWrapper, FailureHandledByCatch, TimeoutException, type_name_of
+from weft.runtime.failures import (
+    ExceptionWrapper,
+    FailureHandledByCatch,
+    TimeoutException,
+    message_of,
+    type_name_of,
+)
 from weft.runtime.flow import FlowSpec, bind, binding_of
 from weft.runtime.items import Item, dump_items
 from weft.runtime.merging import MergeRefused, merge_tables
@@ -193,7 +199,7 @@ class Attempt(_View):
             return Outcome([*self._reads.values(), *self._save()[0], self._failed(failure)], [])
         except SystemExit as stop:
             return Outcome([*self._reads.values(), *self._save()[0], self._exited(stop)], [])
-        return self._succeed()
+        return self._succeed(catching)
 
     def read(self, name: str, ref: Ref, item_index: int | None = None) -> Any:
         """Load a value and record that this attempt did."""
@@ -236,7 +242,9 @@ class Attempt(_View):
         for branch in inputs:
             view = binding_of(branch) if isinstance(branch, FlowSpec) else None
             if not isinstance(view, _InputView):
-                raise MergeRefused(f"merge_artifacts takes the inputs of its join, not {branch!r}. Pass inputs.")
+                raise MergeRefused(
+                    f"merge_artifacts takes the inputs of its join, not {branch!r}. Pass inputs."
+                )
             tables.append(view.table)
         merged = merge_tables(tables, already_set, include, exclude)
         self._merged.update(merged)
@@ -281,10 +289,12 @@ class Attempt(_View):
                 "Write self.next(…) as the last statement, with the same steps."
             )
 
-    def _succeed(self) -> Outcome:
+    def _succeed(self, catching: Catch | None) -> Outcome:
         saved, problem = self._save()
         if problem is not None:
             _print_traceback(problem)
+            if catching is not None and self.order.is_last:
+                return self._caught(catching, problem, saved)
             return Outcome([*self._reads.values(), *saved, self._failed(problem)], [])
         transition: Payload = {"next": list(self.transition.steps) if self.transition else []}
         items: list[Item] = []
@@ -447,7 +457,7 @@ def _shown_type(error: BaseException) -> str:
 
 
 def _failure_payload(error: BaseException) -> Payload:
-    return {"message": str(error), "traceback": _traceback_text(error), "cause": "exception"}
+    return {"message": message_of(error), "traceback": _traceback_text(error), "cause": "exception"}
 
 
 def _traceback_text(error: BaseException) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from weft.lineage.errors import WeftError
 
-__all__ = ["ExceptionWrapper", "FailureHandledByCatch", "TimeoutException", "type_name_of"]
+__all__ = ["ExceptionWrapper", "FailureHandledByCatch", "TimeoutException", "message_of", "type_name_of"]
 
 
 class TimeoutException(WeftError):
@@ -46,7 +46,7 @@ class ExceptionWrapper:
         stacktrace = None
         if error.__traceback__ is not None:
             stacktrace = "".join(traceback.format_exception(error))
-        return cls(type_name_of(error), str(error), stacktrace)
+        return cls(type_name_of(error), message_of(error), stacktrace)
 
     def __reduce__(self) -> tuple[type[ExceptionWrapper], tuple[str, str, str | None]]:
         return type(self), (self.type, self.exception, self.stacktrace)
@@ -75,3 +75,11 @@ def type_name_of(error: BaseException) -> str:
     """
     kind = type(error)
     return f"{kind.__module__}.{kind.__qualname__}"
+
+
+def message_of(error: BaseException) -> str:
+    """The text of an exception, also of one that cannot be made into text."""
+    try:
+        return str(error)
+    except Exception as failure:  # noqa: BLE001  # the user's class may raise anything
+        return f"<no text: its __str__ raised {type_name_of(failure)}>"

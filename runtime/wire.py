@@ -30,7 +30,8 @@ _DEFAULTS = tuple(Event())
 
 def pack_message(kind: str, body: Any) -> bytes:
     """One message, ready to be sent."""
-    payload: bytes = msgpack.packb([kind, body], use_bin_type=True)
+    # A text may hold what is no Unicode, such as the name of a file in a user's message.
+    payload: bytes = msgpack.packb([kind, body], use_bin_type=True, unicode_errors="backslashreplace")
     return _LENGTH.pack(len(payload)) + payload
 
 
