@@ -123,6 +123,7 @@ class _Launch:
             options["tags"],
             options["keep_going"],
             options["namespace"] or f"user:{user}",
+            (*self._call.decorators, *options["decorators"]),
         )
         constants = constants_of(self._call.flow_class, FlowSpec)
         try:

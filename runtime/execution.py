@@ -20,7 +20,7 @@ from weft.runtime.decorators import Catch, Retry, decorators_of
 from weft.runtime.flow import FlowSpec
 from weft.runtime.graph import Graph
 from weft.runtime.inline import InlineRunner
-from weft.runtime.launcher import ForkLauncher, SpawnLauncher
+from weft.runtime.launcher import ForkLauncher, SpawnLauncher, make_room_for
 from weft.runtime.ledger import Ledger
 from weft.runtime.machine import Machine, Policy
 from weft.runtime.orders import RunContext
@@ -33,7 +33,7 @@ __all__ = ["RunResult", "RunSettings", "execute", "policies_of"]
 
 
 class RunSettings(NamedTuple):
-    """How a run is to be made. `script` is the flow's file, `constants` are recorded beside the parameters."""
+    """How a run is to be made. `script` is the flow's file, `decorators` are those of `--with`."""
 
     script: str
     user: str
@@ -44,6 +44,7 @@ class RunSettings(NamedTuple):
     tags: tuple[str, ...] = ()
     is_keeping_going: bool = False
     namespace: str | None = None
+    decorators: tuple[str, ...] = ()
 
 
 class RunResult(NamedTuple):
@@ -135,7 +136,7 @@ def _scheduler(
     if settings.isolation == "inline":
         return InlineRunner(ledger, flow_class, context, objects, watcher, settings.max_log_bytes)
     launcher = ForkLauncher(template) if template is not None else SpawnLauncher()
-    limits = Limits(settings.max_workers, settings.max_log_bytes)
+    limits = Limits(make_room_for(settings.max_workers), settings.max_log_bytes)
     return Scheduler(ledger, launcher, context, objects, watcher, limits)
 
 
@@ -157,7 +158,9 @@ def _context(
         "tempdir": None,
         "username": settings.user,
     }
-    return RunContext(run, storage.url, ledger.parameters, facts, settings.max_num_splits)
+    return RunContext(
+        run, storage.url, ledger.parameters, facts, settings.max_num_splits, settings.decorators
+    )
 
 
 def _start_payload(

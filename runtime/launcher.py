@@ -15,7 +15,24 @@ from weft.lineage.errors import WeftError
 from weft.runtime.template import Template
 from weft.runtime.worker import WORKER_VARIABLE
 
-__all__ = ["Channels", "Exit", "ForkLauncher", "Launcher", "SpawnLauncher", "reason_not_to_fork"]
+__all__ = [
+    "Channels",
+    "Exit",
+    "ForkLauncher",
+    "LaunchFailed",
+    "Launcher",
+    "SpawnLauncher",
+    "make_room_for",
+    "reason_not_to_fork",
+]
+
+#: What a scheduler has open beside its attempts, with room to spare.
+_DESCRIPTORS_OTHER = 64
+_DESCRIPTORS_PER_ATTEMPT = 3
+
+
+class LaunchFailed(WeftError):
+    """The process of an attempt could not be started."""
 
 
 class Channels(NamedTuple):
@@ -42,7 +59,7 @@ class Exit(NamedTuple):
 
 class Launcher(Protocol):
     def launch(self, token: int) -> Channels:
-        """Start the process of an attempt, which waits for its order on the socket."""
+        """Start the process of an attempt, which waits for its order on the socket. Raises: LaunchFailed."""
 
     def signal(self, token: int, number: int) -> None:
         """Signal everything the attempt runs."""
@@ -51,7 +68,7 @@ class Launcher(Protocol):
         """The processes that have ended since the last call."""
 
     def wake_descriptors(self) -> list[int]:
-        """What becomes readable when there may be exits to report."""
+        """What becomes readable when there may be exits to report; none once nobody is left to report."""
 
     def close(self) -> None: ...
 
@@ -61,6 +78,7 @@ class ForkLauncher:
 
     def __init__(self, template: Template) -> None:
         self._template = template
+        self._is_gone = False
         self._running: set[int] = set()
 
     def launch(self, token: int) -> Channels:
@@ -69,7 +87,7 @@ class ForkLauncher:
             self._template.launch(token, theirs.connection, theirs.stdout, theirs.stderr)
         except OSError as error:
             channels.close()
-            raise WeftError(
+            raise LaunchFailed(
                 "The template process is gone, so no task can be started. Run `resume` to go on."
             ) from error
         finally:
@@ -89,12 +107,13 @@ class ForkLauncher:
                 self._running.discard(token)
                 exits.append(Exit(token, pid, code))
         except EOFError:
+            self._is_gone = True
             exits += [Exit(token, None, None) for token in self._running]
             self._running.clear()
         return exits
 
     def wake_descriptors(self) -> list[int]:
-        return [self._template.control.fileno()]
+        return [] if self._is_gone else [self._template.control.fileno()]
 
     def close(self) -> None:
         self._template.close()
@@ -113,7 +132,7 @@ class SpawnLauncher:
         self._wake_read, self._wake_write = os.pipe()
         os.set_blocking(self._wake_read, False)
         os.set_blocking(self._wake_write, False)
-        signal.signal(signal.SIGCHLD, lambda number, frame: os.write(self._wake_write, b"\0"))
+        signal.signal(signal.SIGCHLD, lambda number, frame: self._wake())
 
     def launch(self, token: int) -> Channels:
         channels, theirs = _open_channels()
@@ -128,6 +147,11 @@ class SpawnLauncher:
                 env={**os.environ, WORKER_VARIABLE: str(descriptor)},
                 start_new_session=True,
             )
+        except OSError as error:
+            channels.close()
+            raise LaunchFailed(
+                f"No process could be started ({error.strerror}). Lower --max-workers, then run `resume`."
+            ) from error
         finally:
             theirs.close()
         return channels
@@ -148,6 +172,10 @@ class SpawnLauncher:
             del self._processes[token]
             _kill_group(process.pid)
         return [Exit(token, process.pid, process.returncode) for token, process in ended]
+
+    def _wake(self) -> None:
+        with contextlib.suppress(BlockingIOError):  # Full: it is awake.
+            os.write(self._wake_write, b"\0")
 
     def wake_descriptors(self) -> list[int]:
         return [self._wake_read]
@@ -176,6 +204,22 @@ def _open_channels() -> tuple[Channels, Channels]:
     for descriptor in (out_read, err_read):
         os.set_blocking(descriptor, False)
     return Channels(ours, out_read, err_read), Channels(theirs, out_write, err_write)
+
+
+def make_room_for(workers: int) -> int:
+    """How many attempts at once the limit on open files allows, once it is raised as far as this process may."""
+    import resource
+
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    needed = workers * _DESCRIPTORS_PER_ATTEMPT * 2 + _DESCRIPTORS_OTHER
+    if soft != resource.RLIM_INFINITY and soft < needed:
+        soft = needed if hard == resource.RLIM_INFINITY else min(needed, hard)
+        with contextlib.suppress(ValueError, OSError):
+            resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+        soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft == resource.RLIM_INFINITY or soft >= needed:
+        return workers
+    return max(1, (soft - _DESCRIPTORS_OTHER) // (_DESCRIPTORS_PER_ATTEMPT * 2))
 
 
 def reason_not_to_fork() -> str | None:

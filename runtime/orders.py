@@ -24,7 +24,8 @@ class RunContext(NamedTuple):
     """What all attempts of a run have in common.
 
     `parameters` holds parameters and class constants by attribute name; `facts` is what `current` says
-    of the run (tags, username, origin_run_id, namespace, parameter_names, store).
+    of the run (tags, username, origin_run_id, namespace, parameter_names, store). `decorators` are those
+    of `--with`, which a worker that was not forked has not seen.
     """
 
     run: RunRef
@@ -32,6 +33,7 @@ class RunContext(NamedTuple):
     parameters: dict[str, Ref]
     facts: dict[str, Any]
     max_num_splits: int
+    decorators: tuple[str, ...] = ()
 
 
 class InputOrder(NamedTuple):
@@ -80,13 +82,21 @@ def pack_context(context: RunContext) -> dict[str, Any]:
         "parameters": parameters,
         "facts": context.facts,
         "max_num_splits": context.max_num_splits,
+        "decorators": context.decorators,
     }
 
 
 def unpack_context(body: dict[str, Any]) -> RunContext:
     pool = unpack_refs(body["pool"])
     parameters = {name: pool[index] for name, index in body["parameters"].items()}
-    return RunContext(RunRef(*body["run"]), body["store"], parameters, body["facts"], body["max_num_splits"])
+    return RunContext(
+        RunRef(*body["run"]),
+        body["store"],
+        parameters,
+        body["facts"],
+        body["max_num_splits"],
+        tuple(body["decorators"]),
+    )
 
 
 def pack_order(order: TaskOrder) -> dict[str, Any]:

@@ -18,7 +18,7 @@ from weft.lineage.ids import TaskRef
 from weft.lineage.objects import Objects
 from weft.runtime.console import ConsoleStream, Line
 from weft.runtime.items import Item
-from weft.runtime.launcher import Channels, Exit, Launcher
+from weft.runtime.launcher import Channels, Exit, Launcher, LaunchFailed
 from weft.runtime.ledger import Ledger
 from weft.runtime.machine import EndRun, LaunchAttempt
 from weft.runtime.orders import RunContext, pack_context, pack_order
@@ -30,9 +30,12 @@ __all__ = ["LEASE_S", "Limits", "Scheduler", "Watcher", "lease_of"]
 LEASE_S = 120
 _LEASE_RENEWAL_S = 30
 
+_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 #: How long cancelled attempts may take to end by themselves.
 _GRACE_S = 5.0
 _READ_BYTES = 256 << 10
+#: No pipe holds more, so what was printed before an attempt's last word is among as many bytes.
+_PIPE_BYTES_MAX = 1 << 20
 #: Console lines become chunks by age; how often that is looked at.
 _CONSOLE_TICK_S = 0.25
 
@@ -118,11 +121,12 @@ class Scheduler:
         wake_read, wake_write = os.pipe()
         os.set_blocking(wake_read, False)
         os.set_blocking(wake_write, False)
-        before = {
-            n: signal.signal(n, self._on_signal) for n in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-        }
+        # A signal that was ignored when we came stays so: `nohup` and shells in the background ask for that.
+        heard = [n for n in _SIGNALS if signal.getsignal(n) is not signal.SIG_IGN]
+        before = {number: signal.signal(number, self._on_signal) for number in heard}
         wakeup_before = signal.set_wakeup_fd(wake_write, warn_on_full_buffer=False)
-        for descriptor in (wake_read, *self._launcher.wake_descriptors()):
+        wakes = self._launcher.wake_descriptors()
+        for descriptor in (wake_read, *wakes):
             self._selector.register(descriptor, selectors.EVENT_READ)
         try:
             while True:
@@ -136,6 +140,9 @@ class Scheduler:
                     else:
                         self._take_in(descriptor, mask)
                 self._take_exits()
+                for descriptor in [d for d in wakes if d not in self._launcher.wake_descriptors()]:
+                    self._selector.unregister(descriptor)
+                    wakes.remove(descriptor)
         finally:
             signal.set_wakeup_fd(wakeup_before)
             for number, handler in before.items():
@@ -169,7 +176,16 @@ class Scheduler:
     def _launch(self, launch: LaunchAttempt) -> None:
         token = self._next_token = self._next_token + 1
         order = self._ledger.order(launch)
-        channels = self._launcher.launch(token)
+        try:
+            channels = self._launcher.launch(token)
+        except LaunchFailed as error:
+            lost = {"cause": "lost", "message": str(error)}
+            told = [
+                events.attempt_started(order.task, launch.attempt, 0, self._host),
+                events.attempt_failed(order.task, launch.attempt, "WorkerLost", lost),
+            ]
+            self._batches.append((told, None))
+            return
         running = _Running(token, launch, order.task, channels)
         for descriptor, name in ((channels.stdout, "stdout"), (channels.stderr, "stderr")):
             running.streams[descriptor] = ConsoleStream(
@@ -216,17 +232,17 @@ class Scheduler:
         if mask & selectors.EVENT_READ:
             self._read_messages(running)
 
-    def _read_console(self, running: _Running, descriptor: int) -> bool:
-        """One bounded read, so that a task which floods its output starves nobody; False when there is no more."""
+    def _read_console(self, running: _Running, descriptor: int) -> int:
+        """One bounded read, so that a task which floods its output starves nobody; how many bytes it gave."""
         try:
             data = os.read(descriptor, _READ_BYTES)
         except BlockingIOError:
-            return False
+            return 0
         if not data:
             self._forget(descriptor)
-            return False
+            return 0
         running.streams[descriptor].feed(data)
-        return True
+        return len(data)
 
     def _read_messages(self, running: _Running) -> bool:
         connection = running.channels.connection
@@ -262,9 +278,10 @@ class Scheduler:
     def _last_console(self, running: _Running) -> list[Event]:
         last: list[Event] = []
         for descriptor, stream in running.streams.items():
-            if descriptor in self._by_descriptor:
-                while self._read_console(running, descriptor):
-                    pass
+            # A process that the task left behind may print for ever.
+            left_bytes = _PIPE_BYTES_MAX if descriptor in self._by_descriptor else 0
+            while left_bytes > 0 and (read_bytes := self._read_console(running, descriptor)):
+                left_bytes -= read_bytes
             last += stream.last_events()
         return last
 
@@ -321,7 +338,7 @@ class Scheduler:
             waits.append(self._kill_at_s - clock.monotonic_s())
         if any(s.is_waiting for r in self._running.values() for s in r.streams.values()):
             waits.append(_CONSOLE_TICK_S)
-        if self._ledger.ready and len(self._running) < self._limits.max_workers:
+        if self._batches or (self._ledger.ready and len(self._running) < self._limits.max_workers):
             waits.append(0.0)
         return max(0.0, min(*waits, 1.0))
 

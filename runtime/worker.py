@@ -10,6 +10,7 @@ from typing import Any, NoReturn
 from weft.lineage.objects import Objects
 from weft.lineage.storage import LocalStorage
 from weft.runtime.attempt import Attempt, Outcome
+from weft.runtime.decorators import attach
 from weft.runtime.flow import FlowSpec
 from weft.runtime.orders import unpack_context, unpack_order
 from weft.runtime.wire import pack_message, receive_message, row_of, send_message
@@ -29,6 +30,8 @@ def _serve(flow_class: type[FlowSpec], descriptor: int) -> None:
     _, context_body = receive_message(descriptor)
     _, order_body = receive_message(descriptor)
     context = unpack_context(context_body)
+    for spec in context.decorators:
+        attach(flow_class, spec)
     objects = Objects(LocalStorage(context.store_root))
     outcome = Attempt(flow_class, context, unpack_order(order_body), objects).run()
     _end_output()
@@ -98,9 +101,12 @@ def _make_lines_whole() -> None:
 
 
 def _end_output() -> None:
-    """Run what the process would run at its exit, so that its output and its errors still count."""
+    """Do what the process would do at its exit, so that its output and its errors still count."""
     import atexit
 
+    threading = sys.modules.get("threading")
+    if threading is not None:
+        threading._shutdown()  # Waits for the threads that are no daemons.
     atexit._run_exitfuncs()
     # Code that was imported earlier may hold the streams of that time.
     for stream in (sys.stdout, sys.stderr, sys.__stdout__, sys.__stderr__):
