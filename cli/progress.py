@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import time
 from typing import TextIO
@@ -52,7 +53,7 @@ class Progress:
         self._is_quiet = is_quiet
         self._run_id_file = run_id_file
         self._run_uid: bytes | None = None
-        self._out: TextIO = sys.stdout
+        self._out: TextIO = Output().stream
         self._err = Output(sys.stderr)
         self._is_live = sys.stderr.isatty() and not is_quiet
         self._steps: dict[str, _Step] = {}
@@ -80,7 +81,7 @@ class Progress:
         self._is_dirty = True
 
     def on_tick(self) -> None:
-        self._out.flush()
+        self._flush()
         now_s = clock.monotonic_s()
         if self._is_live:
             if now_s - self._drawn_s >= _REDRAW_S:
@@ -90,7 +91,7 @@ class Progress:
 
     def end(self) -> None:
         """Leave the last state of the live lines standing."""
-        self._out.flush()
+        self._flush()
         if self._is_live:
             self._draw(clock.monotonic_s())
             self._drawn_lines = 0
@@ -190,7 +191,7 @@ class Progress:
     def _draw(self, now_s: float) -> None:
         if not self._is_dirty and not any(step.running for step in self._steps.values()):
             return
-        self._out.flush()
+        self._flush()
         self._erase()
         lines = [self._live_line(step, now_s) for step in list(self._steps.values())[-_STEPS_SHOWN_MAX:]]
         self._err.stream.write("".join(line + "\n" for line in lines))
@@ -213,6 +214,13 @@ class Progress:
             self._err.stream.write(f"\x1b[{self._drawn_lines}A\x1b[J")
             self._err.flush()
             self._drawn_lines = 0
+
+    def _flush(self) -> None:
+        """Let tasks' output out. A reader that has gone away ends the showing, not the run."""
+        try:
+            self._out.flush()
+        except BrokenPipeError:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), self._out.fileno())
 
     def _stamp(self, time_us: int) -> str:
         """Local time to the millisecond; the part before it is made once a second."""
