@@ -124,6 +124,7 @@ def _column(series: Any) -> tuple[Form, Any]:
     if isinstance(dtype, pd.DatetimeTZDtype):
         zone = _zone(dtype.tz)
         naive = series.dt.tz_convert("UTC").dt.tz_localize(None).to_numpy()
+        _require_range(naive)
         return ["times", naive.dtype.str, zone], pa.array(naive).cast(pa.timestamp(dtype.unit, zone))
     if dtype.name in _MASKED and type(dtype).__module__.partition(".")[0] == "pandas":
         return ["masked", dtype.name], pa.array(series.array)
@@ -136,8 +137,19 @@ def _column(series: Any) -> tuple[Form, Any]:
     is_number = dtype.kind in "biu" or dtype.str in ("<f4", "<f8")
     if not dtype.isnative or not (is_number or dtype.kind in "mM") or dtype.metadata:
         raise _Untested
+    _require_range(series.to_numpy())
     # NaN stays NaN; NaT becomes null.
     return ["numpy", dtype.str], pa.array(series.to_numpy())
+
+
+def _require_range(values: Any) -> None:
+    """Parquet has no seconds: such times are written as milliseconds, which older pyarrow does unchecked."""
+    import numpy as np
+
+    if values.dtype.str == "<M8[s]":
+        seconds = values[~np.isnat(values)].astype("i8")
+        if len(seconds) and max(int(seconds.max()), -int(seconds.min())) >= 2**63 // 1000:
+            raise _Untested
 
 
 def _string_form(dtype: Any) -> Form:
@@ -232,7 +244,8 @@ def _string_labels(labels: list[str], form: Form) -> Any:
 def _string_dtype(form: Form) -> Any:
     import pandas as pd
 
-    return pd.StringDtype(storage=form[1], na_value=pd.NA if form[2] == "NA" else float("nan"))
+    # Without `na_value`, which pandas 2.2 does not know, missing is NA.
+    return pd.StringDtype(form[1]) if form[2] == "NA" else pd.StringDtype(form[1], na_value=float("nan"))
 
 
 def _zone_of(name: str) -> Any:

@@ -1,7 +1,8 @@
 """Arrow tables, pandas and polars frames as Parquet, so that SQL can look inside; only of tested types.
 
 The bytes depend on the table alone: one chunk, fixed options, no compression (its output differs
-between versions of its library), and the writer's name and version in the footer are replaced.
+between versions of its library) and a footer of our own (`weft.lineage.footers`). They have been seen
+to be equal from pyarrow 17 to 26.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 import sys
 from typing import Any
 
+from weft.lineage.footers import rebuilt
 from weft.lineage.frames import METADATA_KEY, from_arrow, to_arrow
 
 __all__ = ["ARROW", "PANDAS", "POLARS", "dump_table", "load_table"]
@@ -17,8 +19,6 @@ ARROW = "parquet-arrow/1"
 PANDAS = "parquet-pandas/1"
 POLARS = "parquet-polars/1"
 
-_CREATED_BY = b"weft"
-_MAGIC = b"PAR1"
 _ROWS_PER_GROUP = 1 << 20
 _PAGE_BYTES = 1 << 20
 
@@ -73,7 +73,8 @@ def _dump(serializer: str, table: Any) -> tuple[str, list[bytes | memoryview]] |
             write_batch_size=1024,
             use_dictionary=True,
             compression="none",
-            write_statistics=True,
+            # What is said of a page has changed with versions; the pages have not.
+            write_statistics=False,
             store_schema=True,
             # Else the items of lists come back under another name.
             use_compliant_nested_type=False,
@@ -81,28 +82,7 @@ def _dump(serializer: str, table: Any) -> tuple[str, list[bytes | memoryview]] |
     except (pa.ArrowException, OverflowError):
         # Values past the range of what Parquet has for their type, such as timestamps in seconds.
         return None
-    return serializer, _without_version(memoryview(sink.getvalue()))
-
-
-def _without_version(file: memoryview) -> list[bytes | memoryview]:
-    """A Parquet file whose footer names weft as its writer, in place of a library and its version.
-
-    The footer is Thrift's compact protocol without offsets: a text in it may change its length.
-    """
-    import io
-
-    import pyarrow.parquet as pq
-
-    assert file[-4:] == _MAGIC
-    length = int.from_bytes(file[-8:-4], "little")
-    footer = bytes(file[-8 - length : -8])
-    created_by = pq.read_metadata(io.BytesIO(_MAGIC + bytes(file[-8 - length :]))).created_by.encode()
-    assert len(created_by) < 0x80, "its length is one byte"
-    # After it come the orders of the columns, which hold no text: the last such text is the one.
-    before, found, after = footer.rpartition(bytes([len(created_by)]) + created_by)
-    assert found
-    footer = before + bytes([len(_CREATED_BY)]) + _CREATED_BY + after
-    return [file[: -8 - length], footer + len(footer).to_bytes(4, "little") + _MAGIC]
+    return serializer, rebuilt(memoryview(sink.getvalue()))
 
 
 def _is_tested_table(table: Any) -> bool:
