@@ -416,7 +416,8 @@ def attempt_succeeded(
     """The body ran to its end and everything it saved is stored.
 
     Payload: of the transition `next` (step names), and for a foreach `foreach` (the list's name) and
-    `num_splits`; of the usage `cpu_s`, `max_rss_bytes`.
+    `num_splits`; of the usage `duration_s`, `cpu_s`,
+    `max_rss_bytes`, as the worker measured them.
     """
     return _of_task("attempt_succeeded", task, attempt=attempt, payload={**transition, **usage}, epoch=epoch)
 
@@ -425,7 +426,8 @@ def attempt_failed(task: TaskRef, attempt: int, error_type: str, payload: Payloa
     """An attempt ended without success. `type` is the error's type.
 
     Payload: `message`, `traceback` (text or None), `cause` ("exception", "exit", "signal", "lost"),
-    `exit_code`, `exit_signal` (name such as SIGSEGV), `cpu_s`, `max_rss_bytes`.
+    `exit_code`, `exit_signal` (name such as SIGSEGV), and the usage where the worker lived to
+    measure it.
     """
     return _of_task("attempt_failed", task, attempt=attempt, type=error_type, payload=payload, epoch=epoch)
 

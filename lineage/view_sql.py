@@ -66,7 +66,11 @@ with told as (
     where kind in ('attempt_started', {_kinds("attempt_end")}) and attempt is not null
     group by run_uid, step, task_id, attempt
 )
-select t.run_uid, t.step, t.task_id, t.attempt, t.started.time_us as started_us, t.ended.time_us as ended_us,
+select t.run_uid, t.step, t.task_id, t.attempt,
+    -- Start and end are often committed together; how long it took in between the worker knows.
+    coalesce(least(t.started.time_us, t.ended.time_us - (1e6 * (t.ended.payload ->> '$.duration_s')::double)::bigint),
+        t.started.time_us) as started_us,
+    t.ended.time_us as ended_us,
     case
         when t.ended is not null then substr(t.ended.kind, 9)
         when t.attempt <> max(t.attempt) over (partition by t.run_uid, t.step, t.task_id) then 'lost'

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, NamedTuple, overload
 
-from weft.lineage import events
+from weft.lineage import clock, events
 from weft.lineage.errors import NotSerializable
 from weft.lineage.events import Content, Event, Level, Payload
 from weft.lineage.ids import Pathspec
@@ -167,6 +167,7 @@ class Attempt(_View):
         self.order = order
         self._class = flow_class
         self._step = order.task.step
+        self._began_s = clock.monotonic_s()
         self._cpu_s_before = _cpu_s()
         self._objects = objects
         self._reads: dict[tuple[Pathspec | None, str, int | None], Event] = {}
@@ -387,12 +388,16 @@ class Attempt(_View):
         return None if dumped.digest == loaded.digest else content_from(dumped, self._objects)
 
     def _usage(self) -> Payload:
-        """CPU seconds of the attempt, and the peak of its process's memory."""
+        """How long the attempt took, its CPU seconds, and the peak of its process's memory."""
         import resource
 
         unit = 1 if sys.platform == "darwin" else 1024
         max_rss_bytes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
-        return {"cpu_s": round(_cpu_s() - self._cpu_s_before, 6), "max_rss_bytes": max_rss_bytes}
+        return {
+            "duration_s": round(clock.monotonic_s() - self._began_s, 6),
+            "cpu_s": round(_cpu_s() - self._cpu_s_before, 6),
+            "max_rss_bytes": max_rss_bytes,
+        }
 
     def _facts(self) -> dict[str, Any]:
         task = self.order.task
