@@ -5,15 +5,15 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
 
 import click
 
-from weft.cli.output import Output, end_with, print_error
-from weft.lineage.description import STORE_FOLDER, create_store, find_store, read_description
-from weft.lineage.errors import InvalidFlow, NotFound, StoreUnavailable, UsageError
+from weft.cli.invocation import Invocation, checked_graph, existing_store
+from weft.cli.output import Output, end_with
+from weft.lineage.description import STORE_FOLDER
+from weft.lineage.errors import UsageError
 from weft.lineage.ids import parse_pathspec
-from weft.lineage.storage import LocalStorage
 from weft.lineage.version import VERSION
 from weft.runtime.flow import FlowSpec
 from weft.runtime.parameters import Parameter, parameters_of
@@ -22,20 +22,6 @@ from weft.runtime.worker import WORKER_VARIABLE, serve_spawned
 __all__ = ["main"]
 
 _MEGABYTE = 1 << 20
-
-
-class Invocation(NamedTuple):
-    """What stands before the command, and the flow it is about."""
-
-    flow_class: type[FlowSpec]
-    store_url: str | None
-    is_quiet: bool
-    decorators: tuple[str, ...]
-
-    @property
-    def script(self) -> str:
-        module = sys.modules[self.flow_class.__module__]
-        return getattr(module, "__file__", None) or sys.argv[0]
 
 
 def main(flow_class: type[FlowSpec]) -> None:
@@ -123,20 +109,6 @@ def check_command(call: Invocation) -> int:
     return 0
 
 
-def checked_graph(call: Invocation) -> Any:
-    """The graph of a flow that checks, with what `--with` adds. Raises: InvalidFlow, UsageError."""
-    from weft.runtime.checks import check_flow
-    from weft.runtime.source import parse_flow
-
-    graph = parse_flow(call.flow_class)
-    problems = check_flow(call.flow_class, graph)
-    for problem in problems[:-1]:
-        print_error(str(problem))
-    if problems:
-        raise InvalidFlow(problems[-1].message, problems[-1].path, problems[-1].line)
-    return graph
-
-
 @click.command("show")
 @click.pass_obj
 def _show(call: Invocation) -> int:
@@ -185,7 +157,7 @@ def _logs(call: Invocation, path: str, stream: str | None, is_followed: bool) ->
     from weft.cli.console import show_console
     from weft.lineage.store import open_store
 
-    with open_store(_existing_store(call)) as store:
+    with open_store(existing_store(call)) as store:
         show_console(
             store, parse_pathspec(f"{call.flow_class.__name__}/{path}"), stream, is_followed, Output()
         )
@@ -213,16 +185,9 @@ def _dump(
 
     names = frozenset(name.strip() for name in include.split(",") if name.strip())
     pathspec = parse_pathspec(f"{call.flow_class.__name__}/{path}")
-    with open_store(_existing_store(call)) as store:
+    with open_store(existing_store(call)) as store:
         dump_artifacts(store, pathspec, is_private, max_value_size, names, file_name)
     return 0
-
-
-def _existing_store(call: Invocation) -> str:
-    root = call.store_url or find_store(os.getcwd(), os.environ)
-    if root is None:
-        raise NotFound("There is no store here. Run the flow first, or name a store with --store.")
-    return root
 
 
 # Running
@@ -296,22 +261,3 @@ def _resume_command(flow_class: type[FlowSpec]) -> click.Command:
         return resume_flow(call, options, step, origin_run_id)
 
     return command
-
-
-def open_for_writing(call: Invocation) -> LocalStorage:
-    """The store a run is recorded in; created if there is none. Raises: StoreError."""
-    root = call.store_url or find_store(os.getcwd(), os.environ) or os.path.join(os.getcwd(), STORE_FOLDER)
-    if "://" in root and not root.startswith("file://"):
-        raise StoreUnavailable(
-            f"Runs are recorded in local folders only, not in {root}. Give a folder to --store."
-        )
-    storage = LocalStorage(os.path.abspath(root.removeprefix("file://")))
-    create_store(storage)
-    return storage
-
-
-def open_for_reading(call: Invocation) -> LocalStorage:
-    """The store that is there. Raises: NotFound, StoreError."""
-    storage = LocalStorage(os.path.abspath(_existing_store(call).removeprefix("file://")))
-    read_description(storage)
-    return storage

@@ -6,12 +6,12 @@ import os
 import sys
 from typing import TYPE_CHECKING, Any, Self
 
+from weft.cli.invocation import Invocation, checked_graph, open_for_reading, open_for_writing
 from weft.cli.progress import Progress
 from weft.runtime.decorators import attach
 from weft.runtime.parameters import constants_of, parameters_of, resolve
 
 if TYPE_CHECKING:
-    from weft.cli.flow import Invocation
     from weft.lineage.storage import LocalStorage
     from weft.runtime.graph import Graph
     from weft.runtime.resume import ResumePlan
@@ -29,8 +29,6 @@ def run_flow(call: Invocation, options: dict[str, Any], given: dict[str, Any]) -
     user = user_name()
     with _Launch(call, options) as launch:
         values = resolve(parameters_of(flow_class), given, os.environ, flow_class.__name__, user)
-        from weft.cli.flow import open_for_writing
-
         return launch.execute(open_for_writing(call), values, user, None)
 
 
@@ -38,7 +36,6 @@ def resume_flow(
     call: Invocation, options: dict[str, Any], step: str | None, origin_run_id: str | None
 ) -> int:
     """Resume an earlier run of the flow; the exit code."""
-    from weft.cli.flow import open_for_reading
     from weft.runtime.origin import choose_origin
     from weft.runtime.resume import plan_resume
 
@@ -67,8 +64,6 @@ class _Launch:
         self.progress = Progress(call.flow_class.__name__, call.is_quiet, options["run_id_file"])
 
     def __enter__(self) -> Self:
-        from weft.cli.flow import checked_graph
-
         for spec in (*self._call.decorators, *self._options["decorators"]):
             attach(self._call.flow_class, spec)
         self._isolation = self._start_template()

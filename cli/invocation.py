@@ -1,0 +1,70 @@
+"""A command line of a flow as it was typed: which flow it is about, and which store."""
+
+from __future__ import annotations
+
+import os
+import sys
+from typing import NamedTuple
+
+from weft.cli.output import print_error
+from weft.lineage.description import STORE_FOLDER, create_store, find_store, read_description
+from weft.lineage.errors import InvalidFlow, NotFound, StoreUnavailable
+from weft.lineage.storage import LocalStorage
+from weft.runtime.flow import FlowSpec
+from weft.runtime.graph import Graph
+
+__all__ = ["Invocation", "checked_graph", "existing_store", "open_for_reading", "open_for_writing"]
+
+
+class Invocation(NamedTuple):
+    """What stands before the command, and the flow it is about."""
+
+    flow_class: type[FlowSpec]
+    store_url: str | None
+    is_quiet: bool
+    decorators: tuple[str, ...]
+
+    @property
+    def script(self) -> str:
+        module = sys.modules[self.flow_class.__module__]
+        return getattr(module, "__file__", None) or sys.argv[0]
+
+
+def checked_graph(call: Invocation) -> Graph:
+    """The graph of a flow that checks, with what `--with` adds. Raises: InvalidFlow, UsageError."""
+    from weft.runtime.checks import check_flow
+    from weft.runtime.source import parse_flow
+
+    graph = parse_flow(call.flow_class)
+    problems = check_flow(call.flow_class, graph)
+    for problem in problems[:-1]:
+        print_error(str(problem))
+    if problems:
+        raise InvalidFlow(problems[-1].message, problems[-1].path, problems[-1].line)
+    return graph
+
+
+def existing_store(call: Invocation) -> str:
+    root = call.store_url or find_store(os.getcwd(), os.environ)
+    if root is None:
+        raise NotFound("There is no store here. Run the flow first, or name a store with --store.")
+    return root
+
+
+def open_for_writing(call: Invocation) -> LocalStorage:
+    """The store a run is recorded in; created if there is none. Raises: StoreError."""
+    root = call.store_url or find_store(os.getcwd(), os.environ) or os.path.join(os.getcwd(), STORE_FOLDER)
+    if "://" in root and not root.startswith("file://"):
+        raise StoreUnavailable(
+            f"Runs are recorded in local folders only, not in {root}. Give a folder to --store."
+        )
+    storage = LocalStorage(os.path.abspath(root.removeprefix("file://")))
+    create_store(storage)
+    return storage
+
+
+def open_for_reading(call: Invocation) -> LocalStorage:
+    """The store that is there. Raises: NotFound, StoreError."""
+    storage = LocalStorage(os.path.abspath(existing_store(call).removeprefix("file://")))
+    read_description(storage)
+    return storage
