@@ -24,8 +24,12 @@ _COPIED_BYTES_MAX = 8 * 1024 * 1024
 _THREADS_MAX = 8
 _MEMORY_BYTES_MIN = 512 * 1024 * 1024
 
-_SEQ = [column.name for column in COLUMNS].index("seq")
+_COLUMN_TYPES = {column.name: column.sql_type for column in COLUMNS}
 
+#: Words of queries that look at the catalogue, and so see whether a view was made.
+_CATALOGUE_WORDS = ("show", "describe", "information_schema", "duckdb_", "pragma_", "sqlite_", "pg_")
+
+#: The folds below each view.
 _NEEDS = {
     "runs": ("runs", "attempts", "tasks"),
     "steps": ("runs", "attempts", "tasks"),
@@ -73,31 +77,35 @@ class Views:
     ) -> None:
         self._engine = engine
         self._has_twins: bool | None = None
-        self._folded: set[str] = set()
+        #: What was made of views and folds since events came last: "table" or "view" by name.
+        self._made: dict[str, str] = {}
+        self._as_of_us = as_of_us
+        self._sealed_families = frozenset(sealed.queries)
         self._results = 0
         self._discarded: list[str] = []
         self.connection = engine.connect(":memory:", config=_config())
         self._keeps_folds = sealed.size_bytes <= _COPIED_BYTES_MAX
-        self._create_events(sealed.queries, as_of_us)
+        self._create_events(sealed.queries)
         fence.shut(self.connection, [*sealed.files, *readable])
 
     def add(self, events: Iterable[Event]) -> None:
         """Put in events that are in no segment and were not put in before."""
         rows: dict[str, list[tuple[Any, ...]]] = {}
         for event in events:
-            rows.setdefault(family_of(event.kind), []).append(row_of(event))
+            if self._as_of_us is None or event.time_us <= self._as_of_us:
+                rows.setdefault(family_of(event.kind), []).append(row_of(event))
         for family, listed in rows.items():
-            self._insert(f"raw.hot_{family}", [column.sql_type for column in COLUMNS], listed)
-        self._forget_folds()
+            self._insert(self._hot(family), _COLUMN_TYPES, listed)
+        self._has_twins = None
 
     def set_clock(self, liveness: Mapping[bytes, bool], now_us: int | None) -> None:
         """Say what time it is, and which writers are known to live (True) or to be dead (False)."""
         self.connection.execute("delete from raw.writers")
         rows = [(writer, not lives) for writer, lives in liveness.items()]
         if rows:
-            self._insert("raw.writers", ["BLOB", "BOOLEAN"], rows)
+            self._insert("raw.writers", {"writer": "BLOB", "is_dead": "BOOLEAN"}, rows)
         self.connection.execute("update raw.clock set now_us = ?", [now_us])
-        self._forget_folds()
+        self._has_twins = None
 
     def rows(self, query: str, params: Any = None) -> list[tuple[Any, ...]]:
         """Run a query of our own and fetch it."""
@@ -153,7 +161,7 @@ class Views:
         columns = ", ".join(f"{column} {sql_type}" for column, sql_type in types.items())
         self.connection.execute(f"create or replace table call.{name} ({columns})")
         if rows:
-            self._insert(f"call.{name}", list(types.values()), rows)
+            self._insert(f"call.{name}", types, rows)
 
     def _keep_plan(self, name: str, text: str, params: Any) -> None:
         rows = self.connection.execute(text, params).fetchall()
@@ -162,64 +170,81 @@ class Views:
             [[str(row[0]) for row in rows], [str(row[1]) for row in rows]],
         )
 
-    def _create_events(self, sealed: Mapping[str, str], as_of_us: int | None) -> None:
-        until = "" if as_of_us is None else f" where time_us <= {int(as_of_us)}"
+    def _create_events(self, sealed: Mapping[str, str]) -> None:
         statements = [
             "create schema raw; create schema fold; create schema call",
             "create table raw.writers (writer BLOB, is_dead BOOLEAN)",
             "create table raw.clock as select null::BIGINT as now_us",
         ]
         columns = ", ".join(f"{column.name} {column.sql_type}" for column in COLUMNS)
+        until = "" if self._as_of_us is None else f" where time_us <= {self._as_of_us}"
         for family in FAMILIES:
-            hot = f"raw.hot_{family}"
+            hot = self._hot(family)
             statements.append(f"create table {hot} ({columns})")
-            source = f"select * from {hot}"
-            if family in sealed and self._keeps_folds:
-                statements.append(f"insert into {hot} {sealed[family]}")
-            elif family in sealed:
-                source = f"select * from ({source} union all {sealed[family]})"
-            statements.append(f"create view raw.{family}_events as {source}{until}")
+            if family not in sealed:
+                continue
+            source = f"select * from ({sealed[family]}){until}"
+            if self._keeps_folds:
+                statements.append(f"insert into {hot} {source}")
+            else:
+                statements.append(
+                    f"create view raw.{family}_events as select * from {hot} union all {source}"
+                )
         self.connection.execute(";".join(statements))
 
-    def _forget_folds(self) -> None:
-        self._has_twins = None
+    def _hot(self, family: str) -> str:
+        """The table that events of a family are put into: the one that folds read, or the top of it."""
+        is_whole = self._keeps_folds or family not in self._sealed_families
+        return f"raw.{family}_events" if is_whole else f"raw.hot_{family}"
 
     def _fold_for(self, query: str) -> None:
-        """Make ready what a query may need: the folds below every view whose name it mentions."""
+        """Make ready what a query may need: every view whose name it mentions, and the folds below it.
+
+        Each costs some milliseconds to make, so a cold command makes no others. A query that looks at
+        the catalogue gets all.
+        """
         if self._has_twins is None:
             found = bool(self.connection.execute(view_sql.twins()).fetchall())
-            self._create_views(found)
+            for name, kind in self._made.items():
+                self.connection.execute(f"drop {kind} {name}")
+            self._made.clear()
             self._has_twins = found
-        if not self._keeps_folds:
-            return
         text = query.lower()
-        needed = {fold for view, folds in _NEEDS.items() if view in text for fold in folds}
-        for name in view_sql.FOLDS:
-            if name in needed and name not in self._folded:
-                self.connection.execute(
-                    f"drop view fold.{name}; "
-                    f"create table fold.{name} as {view_sql.fold_sql(name, bool(self._has_twins))}"
-                )
-                self._folded.add(name)
+        is_all = any(word in text for word in _CATALOGUE_WORDS)
+        views = [view for view in view_sql.VIEWS if is_all or view in text]
+        needed = {fold for view in views for fold in _NEEDS[view]}
+        kind = "table" if self._keeps_folds else "view"
+        for fold in view_sql.FOLDS:
+            if fold in needed:
+                self._make(f"fold.{fold}", kind, view_sql.fold_sql(fold, self._has_twins))
+        for view in views:
+            self._make(view, "view", view_sql.view_sql(view, self._has_twins))
 
-    def _create_views(self, has_twins: bool) -> None:
-        statements = [f"drop table fold.{name}" for name in self._folded]
-        self._folded.clear()
-        for name in view_sql.FOLDS:
-            statements.append(f"create or replace view fold.{name} as {view_sql.fold_sql(name, has_twins)}")
-        for name in view_sql.VIEWS:
-            statements.append(f"create or replace view {name} as {view_sql.view_sql(name, has_twins)}")
-        self.connection.execute(";".join(statements))
+    def _make(self, name: str, kind: str, query: str) -> None:
+        if name not in self._made:
+            self.connection.execute(f"create {kind} {name} as {query}")
+            self._made[name] = kind
 
-    def _insert(self, table: str, types: Sequence[str], rows: Sequence[tuple[Any, ...]]) -> None:
-        """Insert rows as one list per column; a column that is the same in all rows goes in as one value."""
+    def _insert(self, table: str, types: Mapping[str, str], rows: Sequence[tuple[Any, ...]]) -> None:
+        """Insert rows as one list per column. A column that is NULL in all rows is left out; one that is the
+        same in all goes in as one value, but for one column, which says how many rows there are."""
+        names = []
         parts = []
         params = []
-        for position, (sql_type, values) in enumerate(zip(types, zip(*rows, strict=True), strict=True)):
-            is_list = position == _SEQ or values.count(values[0]) != len(values)
-            parts.append(f"unnest(?::{sql_type}[])" if is_list or position == 0 else f"?::{sql_type}")
-            params.append(list(values) if is_list or position == 0 else values[0])
-        self.connection.execute(f"insert into {table} select {', '.join(parts)}", params)
+        has_list = False
+        for (name, sql_type), values in zip(types.items(), zip(*rows, strict=True), strict=True):
+            is_same = values.count(values[0]) == len(values)
+            if is_same and values[0] is None:
+                continue
+            names.append(name)
+            is_list = not is_same or not has_list
+            has_list = has_list or is_list
+            parts.append(f"unnest(?::{sql_type}[])" if is_list else f"?::{sql_type}")
+            params.append(list(values) if is_list else values[0])
+        if names:
+            self.connection.execute(
+                f"insert into {table} ({', '.join(names)}) select {', '.join(parts)}", params
+            )
 
 
 def _config() -> dict[str, Any]:
@@ -239,4 +264,6 @@ def _message(error: Exception) -> str:
     import re
 
     text = re.sub(r"\bLINE (\d+):", lambda match: f"LINE {max(1, int(match[1]) - 1)}:", str(error))
+    if "Table with name" in text:
+        return f"{text}\nThe views are {', '.join(view_sql.VIEWS)}. Ask one of them."
     return f"{text}\nCorrect the query."
