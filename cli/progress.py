@@ -10,6 +10,7 @@ from typing import TextIO
 from weft.cli.format import escape_controls, format_duration
 from weft.cli.output import Output
 from weft.lineage import clock
+from weft.lineage.errors import UsageError
 from weft.lineage.events import Event
 from weft.lineage.ids import TaskRef
 from weft.runtime.console import Line
@@ -52,6 +53,8 @@ class Progress:
         self._flow = flow
         self._is_quiet = is_quiet
         self._run_id_file = run_id_file
+        if run_id_file is not None:
+            _open_run_id_file(run_id_file).close()  # Refused before anything is recorded.
         self._run_uid: bytes | None = None
         self._out: TextIO = Output().stream
         self._err = Output(sys.stderr)
@@ -110,7 +113,7 @@ class Progress:
         self._run_uid = event.run_uid
         self.run_id = event.run_id
         if self._run_id_file is not None:
-            with open(self._run_id_file, "w", encoding="utf-8") as file:
+            with _open_run_id_file(self._run_id_file) as file:
                 file.write(event.run_id or "")
         origin = (event.payload or {}).get("origin_run_id")
         resumed = f", resuming {self._flow}/{origin}" if origin else ""
@@ -228,3 +231,13 @@ class Progress:
         if seconds != self._second[0]:
             self._second = seconds, time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(seconds))
         return f"{self._second[1]}.{rest_us // 1000:03d}"
+
+
+def _open_run_id_file(path: str) -> TextIO:
+    """Raises: UsageError."""
+    try:
+        return open(path, "w", encoding="utf-8")
+    except OSError as error:
+        raise UsageError(
+            f"--run-id-file {path} cannot be written: {error.strerror}. Name another file."
+        ) from error
