@@ -68,7 +68,7 @@ def _group(flow_class: type[FlowSpec]) -> click.Group:
     ) -> int | None:
         ctx.obj = Invocation(flow_class, store_url, quiet, decorators)
         if ctx.invoked_subcommand is None:
-            status = check_command(ctx.obj)
+            status = _check_flow(ctx.obj)
             Output(sys.stderr).line(f"`python {sys.argv[0]} run` runs it; `--help` lists the commands.")
             return status
         return None
@@ -99,10 +99,10 @@ def _first_line(flow_class: type[FlowSpec]) -> str:
 @click.pass_obj
 def _check(call: Invocation) -> int:
     """Look for everything that would keep the flow from running."""
-    return check_command(call)
+    return _check_flow(call)
 
 
-def check_command(call: Invocation) -> int:
+def _check_flow(call: Invocation) -> int:
     """Say whether the flow can run. Raises: InvalidFlow naming the first thing to mend."""
     checked_graph(call)
     Output(sys.stderr).line(f"{call.flow_class.__name__} is ready to run.", "green")

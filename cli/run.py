@@ -26,7 +26,7 @@ _USER_VARIABLES = ("WEFT_USER", "METAFLOW_USER", "SUDO_USER", "USERNAME", "USER"
 def run_flow(call: Invocation, options: dict[str, Any], given: dict[str, Any]) -> int:
     """Run the flow with the parameters that were given; the exit code."""
     flow_class = call.flow_class
-    user = user_name()
+    user = _user_name()
     with _Launch(call, options) as launch:
         values = resolve(parameters_of(flow_class), given, os.environ, flow_class.__name__, user)
         return launch.execute(open_for_writing(call), values, user, None)
@@ -40,7 +40,7 @@ def resume_flow(
     from weft.runtime.resume import plan_resume
 
     flow_class = call.flow_class
-    user = user_name()
+    user = _user_name()
     with _Launch(call, options) as launch:
         storage = open_for_reading(call)
         origin, runs, last_time_us = choose_origin(storage, flow_class.__name__, user, origin_run_id)
@@ -156,7 +156,7 @@ class _Launch:
         return 1
 
 
-def user_name() -> str:
+def _user_name() -> str:
     """Who runs this: the first of a few variables, else what the system says."""
     for variable in _USER_VARIABLES:
         if os.environ.get(variable):

@@ -226,6 +226,10 @@ def format_foreach_path(levels: tuple[Level, ...]) -> str | None:
 # Runs
 
 
+def _of_run(kind: str, run: RunRef, **columns: Any) -> Event:
+    return Event(kind=kind, run_uid=run.run_uid, flow=run.flow, run_id=run.run_id, **columns)
+
+
 def run_started(run: RunRef, code_digest: bytes | None, payload: Payload) -> Event:
     """A scheduler took up a run.
 
@@ -235,14 +239,7 @@ def run_started(run: RunRef, code_digest: bytes | None, payload: Payload) -> Eve
     `branch`, `is_dirty`) where there is one; for a resume `origin_run_id`, `origin_run_uid` (hex) and
     `resume_step` (or None).
     """
-    return Event(
-        kind="run_started",
-        run_uid=run.run_uid,
-        flow=run.flow,
-        run_id=run.run_id,
-        digest=code_digest,
-        payload=payload,
-    )
+    return _of_run("run_started", run, digest=code_digest, payload=payload)
 
 
 def code_saved(run: RunRef, digest: bytes, size_bytes: int, payload: Payload) -> Event:
@@ -251,24 +248,14 @@ def code_saved(run: RunRef, digest: bytes, size_bytes: int, payload: Payload) ->
     The manifest is JSON: `{"entry": path, "files": {path: sha256 hex}}`. Payload: `entry`, `files`
     (count), `skipped` (paths left out, with the reason).
     """
-    return Event(
-        kind="code_saved",
-        run_uid=run.run_uid,
-        flow=run.flow,
-        run_id=run.run_id,
-        digest=digest,
-        size_bytes=size_bytes,
-        payload=payload,
-    )
+    return _of_run("code_saved", run, digest=digest, size_bytes=size_bytes, payload=payload)
 
 
 def parameter_set(run: RunRef, name: str, content: Content, role: str) -> Event:
     """A value of the pseudo task `_parameters/0`. `role` is "parameter" or "constant"."""
-    return Event(
-        kind="parameter_set",
-        run_uid=run.run_uid,
-        flow=run.flow,
-        run_id=run.run_id,
+    return _of_run(
+        "parameter_set",
+        run,
         step="_parameters",
         task_id="0",
         name=name,
@@ -279,29 +266,16 @@ def parameter_set(run: RunRef, name: str, content: Content, role: str) -> Event:
 
 def tag_added(run: RunRef, tag: str, tag_kind: str) -> Event:
     """`tag_kind` is "user" or "system"."""
-    return Event(
-        kind="tag_added",
-        run_uid=run.run_uid,
-        flow=run.flow,
-        run_id=run.run_id,
-        name=tag,
-        payload={"kind": tag_kind},
-    )
+    return _of_run("tag_added", run, name=tag, payload={"kind": tag_kind})
 
 
 def tag_removed(run: RunRef, tag: str) -> Event:
-    return Event(kind="tag_removed", run_uid=run.run_uid, flow=run.flow, run_id=run.run_id, name=tag)
+    return _of_run("tag_removed", run, name=tag)
 
 
 def lease_renewed(run: RunRef, expires_us: int) -> Event:
     """The scheduler says that it lives; good until `expires_us` for readers who cannot see its process."""
-    return Event(
-        kind="lease_renewed",
-        run_uid=run.run_uid,
-        flow=run.flow,
-        run_id=run.run_id,
-        payload={"expires_us": expires_us},
-    )
+    return _of_run("lease_renewed", run, payload={"expires_us": expires_us})
 
 
 def run_ended(run: RunRef, status: str, payload: Payload | None = None, epoch: int = 0) -> Event:
@@ -311,14 +285,7 @@ def run_ended(run: RunRef, status: str, payload: Payload | None = None, epoch: i
     `error_message`.
     """
     assert status in ("succeeded", "failed", "cancelled", "lost"), status
-    return Event(
-        kind=f"run_{status}",
-        run_uid=run.run_uid,
-        flow=run.flow,
-        run_id=run.run_id,
-        payload=payload,
-        epoch=epoch,
-    )
+    return _of_run(f"run_{status}", run, payload=payload, epoch=epoch)
 
 
 # Tasks and attempts
@@ -353,7 +320,7 @@ def _content_columns(content: Content) -> dict[str, Any]:
 
 def step_started(run: RunRef, step: str) -> Event:
     """The first task of a step came into being."""
-    return Event(kind="step_started", run_uid=run.run_uid, flow=run.flow, run_id=run.run_id, step=step)
+    return _of_run("step_started", run, step=step)
 
 
 def task_created(

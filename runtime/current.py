@@ -63,10 +63,10 @@ class Current:
     def _client_object(self, levels: int) -> Any:
         if not self._facts:
             return None
-        from weft.lineage import client
+        from weft.lineage.client import Run, Task
         from weft.lineage.store import open_store
 
-        kind = client.Run if levels == 2 else client.Task
+        kind = Run if levels == 2 else Task
         pathspec = "/".join(self._facts["pathspec"].split("/")[:levels])
         return kind(pathspec, store=open_store(self._facts["store"]))
 
