@@ -147,7 +147,7 @@ def fit_widths(widths: list[int], total_width: int | None) -> list[int]:
     """Narrow the widest columns until the table fits, each to no less than eight characters.
 
     >>> fit_widths([5, 40, 30], 60)
-    [5, 26, 25]
+    [5, 25, 26]
     """
     fitted = list(widths)
     if total_width is None:
