@@ -98,4 +98,7 @@ def _one_line(payload: Any) -> str:
     value = json.loads(payload) if isinstance(payload, str) else payload
     if not isinstance(value, dict):
         return str(value)
-    return " ".join(f"{key}={item}" for key, item in value.items() if item not in (None, "", [], {}))
+    shown = {
+        key: item for key, item in value.items() if item not in (None, "", [], {}) and key != "traceback"
+    }
+    return " ".join(f"{key}={item}" for key, item in shown.items())

@@ -132,18 +132,30 @@ def _places_in(graph_text: str | None) -> dict[str, int]:
 
 def _step_record(store: Store, spec: Pathspec) -> Record:
     condition, params = _where(spec, 3)
-    order = "ORDER BY TRY_CAST(task_id AS BIGINT), task_id"
     return {
         "step": rows_of(store, f"SELECT * FROM steps WHERE {condition}", **params)[0],
-        "tasks": rows_of(store, f"SELECT * FROM tasks WHERE {condition} {order}", **params),
+        "tasks": _tasks(store, spec),
     }
+
+
+def _tasks(store: Store, spec: Pathspec) -> list[Record]:
+    """The tasks below a step or one task, each with `item`: a short text of its foreach item."""
+    level = sum(part is not None for part in spec)
+    condition, params = _where(spec, level)
+    query = f"""
+        SELECT t.*, e.payload->'$.levels[#-1]'->>'$[4]' AS item
+        FROM (SELECT * FROM tasks WHERE {condition}) t
+        LEFT JOIN (SELECT * FROM events WHERE kind IN ('task_created', 'task_reused')) e
+            USING (flow, run_id, step, task_id)
+        ORDER BY TRY_CAST(t.task_id AS BIGINT), t.task_id"""
+    return rows_of(store, query, **params)
 
 
 def _task_record(store: Store, spec: Pathspec) -> Record:
     condition, params = _where(spec, 4)
     attempts = rows_of(store, f"SELECT * FROM attempts WHERE {condition} ORDER BY attempt", **params)
     return {
-        "task": rows_of(store, f"SELECT * FROM tasks WHERE {condition}", **params)[0],
+        "task": _tasks(store, spec)[0],
         "attempts": attempts,
         "inputs": rows_of(
             store,

@@ -128,11 +128,12 @@ def _step(output: Output, record: Record) -> None:
     _heading(output, "tasks")
     tasks = record["tasks"]
     output.table(
-        ("task", "foreach", "status", "attempts", "took", "reused from"),
+        ("task", "foreach", "item", "status", "attempts", "took", "reused from"),
         [
             (
                 row["task_id"],
                 row["foreach_path"],
+                row["item"],
                 row["status"],
                 row["attempts"],
                 format_duration(row["duration_s"]),
@@ -153,6 +154,7 @@ def _task(output: Output, record: Record) -> None:
             ("task", record["pathspec"]),
             ("status", task["status"]),
             ("foreach", task["foreach_path"]),
+            ("item", task["item"]),
             *_times(task),
             ("reused from", task["origin_pathspec"]),
             ("because", task["reuse_reason"]),
@@ -178,7 +180,11 @@ def _task(output: Output, record: Record) -> None:
         )
     if record["inputs"]:
         _heading(output, "read")
-        output.table(("name", "from", "digest"), _input_rows(record["inputs"]))
+        # What an attempt before the last one read is in the JSON.
+        last = max(row["attempt"] for row in record["inputs"])
+        output.table(
+            ("name", "from", "digest"), _input_rows([r for r in record["inputs"] if r["attempt"] == last])
+        )
     if record["artifacts"]:
         _heading(output, "artifacts")
         output.table(
@@ -199,9 +205,9 @@ def _input_rows(rows: list[Record]) -> list[tuple[object, ...]]:
     for row in rows:
         is_alone = row["is_absent"] or row["producer_pathspec"] is None
         step = row["name"] if is_alone else row["producer_pathspec"].rpartition("/")[0]
-        groups.setdefault((row["attempt"], row["name"], step, row["item_index"]), []).append(row)
+        groups.setdefault((row["name"], step, row["item_index"]), []).append(row)
     shown: list[tuple[object, ...]] = []
-    for (_, name, step, item_index), group in groups.items():
+    for (name, step, item_index), group in groups.items():
         label = name if item_index is None else f"{name}[{item_index}]"
         if len(group) > _SAME_STEP_MAX:
             shown.append((label, f"{step}/… ({len(group)} tasks)", None))
