@@ -3,7 +3,8 @@
 Edges are `used` (a task read an artifact or something outside the store) and `generated_by` (an artifact, or
 something outside, was written by a task). They come from what was recorded, never from names that are
 alike. Inheritance and `merge_artifacts` pass artifacts on by reference and make no edges: an artifact is
-always that of the task that saved it. A reused task is the task it stands for.
+always that of the task that saved it. A reused task is the task it stands for. Walking down finds the reads
+whose recorded producer saved the artifact, as workers record it.
 """
 
 from __future__ import annotations
