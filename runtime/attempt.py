@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from typing import Any, NamedTuple, overload
 
 from weft.lineage import clock, events
-from weft.lineage.errors import NotSerializable
+from weft.lineage.errors import NotFound, NotSerializable, StoreError
 from weft.lineage.events import Content, Event, Level, Payload
 from weft.lineage.ids import Pathspec
 from weft.lineage.objects import Objects
@@ -183,6 +183,13 @@ class Attempt(_View):
 
     def run(self) -> Outcome:
         """Make the attempt. Never raises but for what ends the process itself."""
+        try:
+            return self._make()
+        except StoreError as error:  # What the body made could not be stored.
+            _print_traceback(error)
+            return Outcome([*self._reads.values(), self._failed(error)], [])
+
+    def _make(self) -> Outcome:
         catching = next((d for d in self._decorators if isinstance(d, Catch)), None)
         if self.order.is_fallback:
             assert catching is not None, "only catching steps fall back"
@@ -204,7 +211,13 @@ class Attempt(_View):
 
     def read(self, name: str, ref: Ref, item_index: int | None = None) -> Any:
         """Load a value and record that this attempt did."""
-        value = load_ref(ref, self._objects)
+        try:
+            value = load_ref(ref, self._objects)
+        except NotFound as error:
+            raise NotFound(
+                f"Artifact {ref.producer}/{name} cannot be loaded: {error} Or run step {ref.producer.step} again: "
+                f"`resume {ref.producer.step}`."
+            ) from None
         key = (ref.producer, name, item_index)
         if key not in self._reads:
             self._reads[key] = events.artifact_used(
