@@ -5,7 +5,6 @@ from __future__ import annotations
 import sys
 import types
 from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any, NamedTuple, overload
 
 from weft.lineage import clock, events
@@ -15,11 +14,10 @@ from weft.lineage.ids import Pathspec
 from weft.lineage.objects import Objects
 from weft.lineage.serializers import Dumped, dump, is_pickle
 from weft.runtime.current import running
-from weft.runtime.decorators import Catch, Decorator, Environment, Timeout
+from weft.runtime.decorators import Catch, Decorator
 from weft.runtime.failures import (
     ExceptionWrapper,
     FailureHandledByCatch,
-    TimeoutException,
     message_of,
     type_name_of,
 )
@@ -28,6 +26,7 @@ from weft.runtime.items import Item, dump_items
 from weft.runtime.merging import MergeRefused, merge_tables
 from weft.runtime.orders import InputOrder, RunContext, TaskOrder
 from weft.runtime.refs import Ref, Table, content_from, load_ref
+from weft.runtime.surroundings import surroundings
 from weft.runtime.transition import InvalidNextException, Transition
 
 __all__ = ["Attempt", "Inputs", "Outcome"]
@@ -280,7 +279,7 @@ class Attempt(_View):
     def _run_body(self) -> None:
         function = getattr(self._flow, self._step)
         arguments = () if self.order.inputs is None else (Inputs(self, self.order.inputs),)
-        with _environment(self._decorators), _alarm(self._decorators, self._step):
+        with surroundings(self._decorators, self._step):
             function(*arguments)
         self._check_transition()
 
@@ -426,47 +425,6 @@ class Attempt(_View):
 
 
 _IMMUTABLE = frozenset({type(None), bool, int, float, str, bytes})
-
-
-@contextmanager
-def _environment(decorators: tuple[Decorator, ...]) -> Iterator[None]:
-    """The variables of `@environment`; put back afterwards, for attempts that share their process."""
-    import os
-
-    wanted = {name: value for d in decorators if isinstance(d, Environment) for name, value in d.vars.items()}
-    before = {name: os.environ.get(name) for name in wanted}
-    os.environ.update(wanted)
-    try:
-        yield
-    finally:
-        for name, value in before.items():
-            if value is None:
-                os.environ.pop(name, None)
-            else:
-                os.environ[name] = value
-
-
-@contextmanager
-def _alarm(decorators: tuple[Decorator, ...], step: str) -> Iterator[None]:
-    """The clock of `@timeout`; it stops when the body ends, however it ends."""
-    limit = next((d for d in decorators if isinstance(d, Timeout)), None)
-    if limit is None:
-        yield
-        return
-    import signal
-
-    def ring(signum: int, frame: Any) -> None:
-        raise TimeoutException(
-            f"Step {step} ran for longer than its @timeout of {limit.seconds:g} s. Raise the limit or do less."
-        )
-
-    before = signal.signal(signal.SIGALRM, ring)
-    signal.setitimer(signal.ITIMER_REAL, limit.seconds)
-    try:
-        yield
-    finally:
-        signal.setitimer(signal.ITIMER_REAL, 0)
-        signal.signal(signal.SIGALRM, before)
 
 
 def _shown_type(error: BaseException) -> str:
