@@ -11,7 +11,6 @@ import os
 import re
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
@@ -85,8 +84,8 @@ class Session:
         self._written: list[str] = []
         self._seen: list[str] = []
 
-    def follow(self, path: Path) -> int:
-        """Do all that the document says; the number of commands that were run."""
+    def follow(self, path: Path, commands_max: int | None = None) -> int:
+        """Do what the document says, all of it or its first commands; the number of commands that were run."""
         count = 0
         for block in blocks_of(path):
             place = f"{path.name}:{block.line}"
@@ -94,6 +93,8 @@ class Session:
                 self._replace(block, place)
             elif block.language == "console":
                 for step in steps_of(block):
+                    if count == commands_max:
+                        return count
                     self._run(step, f"{path.name}:{step.line}")
                     count += 1
             elif block.file:
@@ -159,6 +160,9 @@ def session(tmp_path: Path) -> Session:
     return Session(tmp_path)
 
 
-@pytest.fixture
-def blocks() -> Callable[[Path], list[Block]]:
-    return blocks_of
+@pytest.fixture(scope="session")
+def readme_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The store that the flow of the README leaves, run and resumed."""
+    session = Session(tmp_path_factory.mktemp("readme"))
+    session.follow(ROOT / "README.md", commands_max=2)
+    return session.folder / ".weft"
