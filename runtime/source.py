@@ -19,9 +19,11 @@ _Block = ast.stmt | ast.excepthandler | ast.match_case
 def parse_flow(flow_class: type) -> Graph:
     """The graph of a flow class; its module has been imported, and no code of it is run.
 
-    Raises: InvalidFlow when a source file cannot be read or does not hold a step that the class has.
+    Raises: InvalidFlow when a source file cannot be read or does not hold a step that the class has, and
+    when its file starts another flow as well.
     """
     files = _Files()
+    files.refuse_second_flow(flow_class)
     sources = {}
     start_marks, end_marks = [], []
     for name, function in steps_of(flow_class).items():
@@ -60,6 +62,26 @@ class _Files:
         lines = {code.co_firstlineno for code in own_code if code is not None}
         exact = [d for d in definitions if lines & {_first_line(f) for f in _methods(d)}]
         return next(reversed(exact or definitions), None)
+
+    def refuse_second_flow(self, flow_class: type) -> None:
+        """A file that starts two flows would run the first and never come to the second."""
+        path = self.path_of(flow_class)
+        if not steps_of(flow_class):
+            return
+        tree = self._tree(path, flow_class.__name__)
+        flows = {"FlowSpec", flow_class.__name__}
+        for node in tree.body:
+            if isinstance(node, ast.ClassDef) and flows.intersection(map(_last_name, node.bases)):
+                flows.add(node.name)
+        started = [call for call in _calls_on_the_way(tree.body) if call[0] in flows]
+        names = list(dict.fromkeys(name for name, _ in started))
+        if len(names) > 1:
+            raise InvalidFlow(
+                f"This file starts {names[0]} and {names[1]}, and would never come to the second. "
+                "Start one of them, or give each a file of its own.",
+                path,
+                next(line for name, line in started if name == names[1]),
+            )
 
     def step(self, owner: type, name: str, function: Any) -> StepSource:
         path = self.path_of(owner)
@@ -118,6 +140,28 @@ def _read(path: str) -> bytes | str:
         if not lines:
             raise
         return "".join(lines)
+
+
+def _last_name(expression: ast.expr) -> str:
+    """`b` of `a.b`, `a` of `a`, else nothing."""
+    if isinstance(expression, ast.Attribute):
+        return expression.attr
+    return expression.id if isinstance(expression, ast.Name) else ""
+
+
+def _calls_on_the_way(block: list[ast.stmt]) -> list[tuple[str, int]]:
+    """Names that are called without arguments by statements of their own, also under `if __name__ == …`."""
+    found: list[tuple[str, int]] = []
+    for statement in block:
+        if isinstance(statement, ast.Expr) and isinstance(statement.value, ast.Call):
+            call = statement.value
+            if isinstance(call.func, ast.Name) and not call.args and not call.keywords:
+                found.append((call.func.id, statement.lineno))
+        elif isinstance(statement, ast.If) and any(
+            isinstance(node, ast.Name) and node.id == "__name__" for node in ast.walk(statement.test)
+        ):
+            found += _calls_on_the_way(statement.body)
+    return found
 
 
 def _collect_classes(node: ast.AST, prefix: str, found: dict[str, list[ast.ClassDef]]) -> None:

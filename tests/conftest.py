@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import signal
 import subprocess
 import sys
 import textwrap
@@ -113,6 +115,11 @@ class Project:
             process.wait()
             if process.stdout is not None:
                 process.stdout.close()
+        # What a killed run may leave behind: flows that start processes note them here.
+        pids = self.folder / "pids"
+        for pid in pids.read_text().split() if pids.exists() else ():
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(int(pid), signal.SIGKILL)
 
     @property
     def log(self) -> EventLog:
