@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TextIO
 
 from weft.cli.format import escape_controls, format_duration
@@ -77,10 +79,12 @@ class Progress:
             self._on_task_event(event)
 
     def on_line(self, task: TaskRef, attempt: int, pid: int, stream: str, line: Line) -> None:
-        self._erase()
+        with _while_read(self._err.stream):
+            self._erase()
         stamp = self._stamp(line.time_us)
         place = f"{task.run_id}/{task.step}/{task.task_id} (pid {pid})"
-        self._out.write(f"{stamp} [{place}] {line.text}\n")
+        with _while_read(self._out):
+            self._out.write(f"{stamp} [{place}] {line.text}\n")
         self._is_dirty = True
 
     def on_tick(self) -> None:
@@ -103,9 +107,10 @@ class Progress:
         """One framework line."""
         if self._is_quiet:
             return
-        self._erase()
-        self._err.line(f"{self._stamp(clock.now_us())} {self._err.styled(text, style)}")
-        self._err.flush()
+        with _while_read(self._err.stream):
+            self._erase()
+            self._err.line(f"{self._stamp(clock.now_us())} {self._err.styled(text, style)}")
+            self._err.flush()
 
     # Inside
 
@@ -195,10 +200,11 @@ class Progress:
         if not self._is_dirty and not any(step.running for step in self._steps.values()):
             return
         self._flush()
-        self._erase()
         lines = [self._live_line(step, now_s) for step in list(self._steps.values())[-_STEPS_SHOWN_MAX:]]
-        self._err.stream.write("".join(line + "\n" for line in lines))
-        self._err.flush()
+        with _while_read(self._err.stream):
+            self._erase()
+            self._err.stream.write("".join(line + "\n" for line in lines))
+            self._err.flush()
         self._drawn_lines = len(lines)
         self._drawn_s = now_s
         self._is_dirty = False
@@ -219,11 +225,9 @@ class Progress:
             self._drawn_lines = 0
 
     def _flush(self) -> None:
-        """Let tasks' output out. A reader that has gone away ends the showing, not the run."""
-        try:
+        """Let tasks' output out."""
+        with _while_read(self._out):
             self._out.flush()
-        except BrokenPipeError:
-            os.dup2(os.open(os.devnull, os.O_WRONLY), self._out.fileno())
 
     def _stamp(self, time_us: int) -> str:
         """Local time to the millisecond; the part before it is made once a second."""
@@ -231,6 +235,17 @@ class Progress:
         if seconds != self._second[0]:
             self._second = seconds, time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(seconds))
         return f"{self._second[1]}.{rest_us // 1000:03d}"
+
+
+@contextmanager
+def _while_read(stream: TextIO) -> Iterator[None]:
+    """A reader that has gone away, or a disk that is full, ends the showing on this stream, not the run."""
+    try:
+        yield
+    except OSError:
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, stream.fileno())
+        os.close(nowhere)
 
 
 def _open_run_id_file(path: str) -> TextIO:
