@@ -14,7 +14,7 @@ from weft.lineage import clock
 from weft.lineage.collector import CollectorPause
 from weft.lineage.errors import NotFound, StoreConflict, StoreDamaged
 from weft.lineage.events import Event
-from weft.lineage.journal import JournalContent, is_writer_dead, read_journal
+from weft.lineage.journal import JournalContent, is_closed, is_writer_dead, read_journal
 from weft.lineage.manifest import (
     Range,
     Segment,
@@ -168,9 +168,10 @@ def _remove_sealed(
     removable: list[tuple[str, bytes]] = []
     in_use: set[bytes] = set()
     for path, name in journals:
-        if is_covered(ranges, name.writer, name.first_seq, storage.size(path)) or _is_remnant(
-            storage, path, newest_us
-        ):
+        is_sealed = is_covered(ranges, name.writer, name.first_seq, storage.size(path))
+        # A segment can hold all of a journal whose writer lives: a copy of the store was sealed and merged back.
+        is_over = is_sealed and (is_closed(storage, path) or is_writer_dead(storage, path))
+        if is_over or _is_remnant(storage, path, newest_us):
             removable.append((path, name.writer))
         else:
             in_use.add(name.writer)

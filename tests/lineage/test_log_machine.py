@@ -117,6 +117,21 @@ TestLogMachine = LogMachine.TestCase
 TestLogMachine.settings = settings(max_examples=25, stateful_step_count=20, deadline=None)
 
 
+def test_a_merged_copy_does_not_take_the_journal_of_a_writer_that_lives() -> None:
+    storage = MortalStorage()
+    journal = Journal.create(storage)
+    journal.append([Event(kind="tag_added", name="before")])
+    twin = storage.copy()
+    EventLog(twin).seal(force=True, grace_s=-1)
+    for path in twin.list(SEGMENTS):
+        storage.put(path, twin.get(path))
+    log = EventLog(storage)
+    log.seal(force=True, grace_s=-1)
+    journal.append([Event(kind="tag_added", name="after")])
+    journal.close()
+    assert [event.name for event in log.events() if event.kind == "tag_added"] == ["before", "after"]
+
+
 def test_journals_are_sealed_in_batches(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sealing, "_BATCH_BYTES", 1000)
     storage = MemoryStorage()
