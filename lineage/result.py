@@ -26,7 +26,7 @@ class Result:
         self._views = views
         self._lock = lock
         self._table = table
-        described = views.rows(f"describe {table}")
+        described = views.connection.execute(f"describe {table}").fetchall()
         #: The names of the columns, in order; a name that comes twice gets a number at its end.
         self.columns: list[str] = [row[0] for row in described]
         #: The SQL type of each column.

@@ -8,7 +8,6 @@ from threading import RLock
 from typing import TYPE_CHECKING, Any, Self
 
 from weft.lineage import clock, fence, view_sql
-from weft.lineage.calls import TableCalls
 from weft.lineage.description import find_store, read_description
 from weft.lineage.errors import NotFound, UsageError
 from weft.lineage.events import Event
@@ -77,6 +76,8 @@ class Store:
             views = self._refreshed()
             calls = fence.find_calls(query)
             if calls:
+                from weft.lineage.calls import TableCalls
+
                 with TableCalls(self, calls) as tables:
                     views = self._open_views(tables.files) if tables.files else views
                     tables.fill(views)

@@ -29,18 +29,30 @@ _COLUMN_TYPES = {column.name: column.sql_type for column in COLUMNS}
 #: Words of queries that look at the catalogue, and so see whether a view was made.
 _CATALOGUE_WORDS = ("show", "describe", "information_schema", "duckdb_", "pragma_", "sqlite_", "pg_")
 
+_TASKS = ("runs", "attempts", "tasks")
+_REUSES = (*_TASKS, "reuses")
+
 #: The folds below each view.
-_NEEDS = {
-    "runs": ("runs", "attempts", "tasks"),
-    "steps": ("runs", "attempts", "tasks"),
-    "tasks": ("runs", "attempts", "tasks", "reuses"),
-    "attempts": ("runs", "attempts", "tasks", "reuses"),
-    "artifacts": ("runs", "attempts", "tasks", "reuses", "retried"),
-    "artifact_uses": ("runs", "attempts", "tasks", "reuses"),
-    "external_uses": ("runs", "attempts", "tasks", "reuses"),
+_FOLDS = {
+    "runs": _TASKS,
+    "steps": _TASKS,
+    "tasks": _REUSES,
+    "attempts": _REUSES,
+    "artifacts": (*_REUSES, "retried"),
+    "artifact_uses": _REUSES,
+    "external_uses": _REUSES,
     "parameters": ("runs",),
     "tags": ("runs",),
     "events": ("runs",),
+}
+
+#: The families of events that each view reads, run and task apart.
+_FAMILIES: dict[str, tuple[str, ...]] = {
+    **dict.fromkeys(_FOLDS, ()),
+    "artifacts": ("artifact",),
+    "artifact_uses": ("use",),
+    "external_uses": ("use",),
+    "events": FAMILIES,
 }
 
 
@@ -79,6 +91,8 @@ class Views:
         self._has_twins: bool | None = None
         #: What was made of views and folds since events came last: "table" or "view" by name.
         self._made: dict[str, str] = {}
+        #: Events that no query needed so far, by family.
+        self._waiting: dict[str, list[Event]] = {}
         self._as_of_us = as_of_us
         self._sealed_families = frozenset(sealed.queries)
         self._results = 0
@@ -90,12 +104,9 @@ class Views:
 
     def add(self, events: Iterable[Event]) -> None:
         """Put in events that are in no segment and were not put in before."""
-        rows: dict[str, list[tuple[Any, ...]]] = {}
         for event in events:
             if self._as_of_us is None or event.time_us <= self._as_of_us:
-                rows.setdefault(family_of(event.kind), []).append(row_of(event))
-        for family, listed in rows.items():
-            self._insert(self._hot(family), _COLUMN_TYPES, listed)
+                self._waiting.setdefault(family_of(event.kind), []).append(event)
         self._has_twins = None
 
     def set_clock(self, liveness: Mapping[bytes, bool], now_us: int | None) -> None:
@@ -145,11 +156,13 @@ class Views:
 
     def unended(self) -> list[tuple[bytes, int]]:
         """The writer of each run without an end, and until when its lease is good, in µs."""
+        self._put_in("run")
         found: list[tuple[bytes, int]] = self.connection.execute(view_sql.unended()).fetchall()
         return found
 
     def event_time_us(self, writer: bytes, seq: int) -> int | None:
         """The log time of an event; None when there is none of that id."""
+        self._put_in(*FAMILIES)
         for family in FAMILIES:
             query = f"select time_us from raw.{family}_events where writer = ? and seq = ? limit 1"
             for row in self.connection.execute(query, [writer, seq]).fetchall():
@@ -197,28 +210,44 @@ class Views:
         is_whole = self._keeps_folds or family not in self._sealed_families
         return f"raw.{family}_events" if is_whole else f"raw.hot_{family}"
 
+    def _put_in(self, *families: str) -> None:
+        """Insert the events of these families that wait for it."""
+        for family in families:
+            waiting = self._waiting.pop(family, None)
+            if waiting:
+                self._insert(self._hot(family), _COLUMN_TYPES, [row_of(event) for event in waiting])
+
     def _fold_for(self, query: str) -> None:
-        """Make ready what a query may need: every view whose name it mentions, and the folds below it.
+        """Make ready what a query may need: every view whose name it mentions, what that folds, the events below.
 
         Each costs some milliseconds to make, so a cold command makes no others. A query that looks at
         the catalogue gets all.
         """
-        if self._has_twins is None:
-            found = bool(self.connection.execute(view_sql.twins()).fetchall())
-            for name, kind in self._made.items():
-                self.connection.execute(f"drop {kind} {name}")
-            self._made.clear()
-            self._has_twins = found
+        import re
+
         text = query.lower()
-        is_all = any(word in text for word in _CATALOGUE_WORDS)
-        views = [view for view in view_sql.VIEWS if is_all or view in text]
-        needed = {fold for view in views for fold in _NEEDS[view]}
+        words = set(re.findall(r"\w+", text))
+        if any(word in text for word in _CATALOGUE_WORDS):
+            words.update(view_sql.VIEWS)
+        views = [view for view in view_sql.VIEWS if view in words]
+        families = {family for view in views for family in _FAMILIES[view]}
+        families |= {family for family in FAMILIES if f"{family}_events" in words}
+        self._put_in("run", "task", *sorted(families))
+        if self._has_twins is None:
+            self._forget_folds()
         kind = "table" if self._keeps_folds else "view"
+        needed = {fold for view in views for fold in _FOLDS[view]}
         for fold in view_sql.FOLDS:
             if fold in needed:
-                self._make(f"fold.{fold}", kind, view_sql.fold_sql(fold, self._has_twins))
+                self._make(f"fold.{fold}", kind, view_sql.fold_sql(fold, bool(self._has_twins)))
         for view in views:
-            self._make(view, "view", view_sql.view_sql(view, self._has_twins))
+            self._make(view, "view", view_sql.view_sql(view, bool(self._has_twins)))
+
+    def _forget_folds(self) -> None:
+        self._has_twins = bool(self.connection.execute(view_sql.twins()).fetchall())
+        for name, kind in self._made.items():
+            self.connection.execute(f"drop {kind} {name}")
+        self._made.clear()
 
     def _make(self, name: str, kind: str, query: str) -> None:
         if name not in self._made:
