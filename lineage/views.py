@@ -93,6 +93,7 @@ class Views:
         self._made: dict[str, str] = {}
         #: Events that no query needed so far, by family.
         self._waiting: dict[str, list[Event]] = {}
+        self._uncopied: dict[str, str] = {}
         self._as_of_us = as_of_us
         self._sealed_families = frozenset(sealed.queries)
         self._results = 0
@@ -198,7 +199,7 @@ class Views:
                 continue
             source = f"select * from ({sealed[family]}){until}"
             if self._keeps_folds:
-                statements.append(f"insert into {hot} {source}")
+                self._uncopied[family] = source
             else:
                 statements.append(
                     f"create view raw.{family}_events as select * from {hot} union all {source}"
@@ -211,8 +212,10 @@ class Views:
         return f"raw.{family}_events" if is_whole else f"raw.hot_{family}"
 
     def _put_in(self, *families: str) -> None:
-        """Insert the events of these families that wait for it."""
+        """Insert the events of these families that wait for it, and copy those of small segments."""
         for family in families:
+            if family in self._uncopied:
+                self.connection.execute(f"insert into {self._hot(family)} {self._uncopied.pop(family)}")
             waiting = self._waiting.pop(family, None)
             if waiting:
                 self._insert(self._hot(family), _COLUMN_TYPES, [row_of(event) for event in waiting])
