@@ -10,7 +10,9 @@ import pytest
 ROOT = Path(__file__).parent.parent.parent
 
 
-@pytest.mark.parametrize(("name", "commands_min"), [("README.md", 4), ("docs/tutorial.md", 10)])
+@pytest.mark.parametrize(
+    ("name", "commands_min"), [("README.md", 4), ("docs/tutorial.md", 10), ("docs/running.md", 2)]
+)
 def test_document_runs_as_written(session: Any, name: str, commands_min: int) -> None:
     assert session.follow(ROOT / name) >= commands_min
 
