@@ -77,7 +77,7 @@ _NUMPY = st.one_of(
     st.complex_numbers(width=64).map(np.complex64),
     st.integers(-(2**62), 2**62).map(lambda n: np.datetime64(n, "ns")),
     st.integers(-(2**62), 2**62).map(lambda n: np.timedelta64(n, ("s", 25))),
-    st.just(np.datetime64("NaT")),
+    st.just(np.datetime64("NaT", "ns")),
     st.text(st.characters(exclude_characters="\0")).map(np.str_),
     st.binary().map(np.bytes_),
 )
