@@ -14,6 +14,14 @@ __all__ = ["PARAMETERS", "Read", "Records"]
 #: The pseudo task whose artifacts are the parameters and constants of a run.
 PARAMETERS = "_parameters/0"
 
+_PATH = "v.flow || '/' || v.run_id || '/' || v.step || '/' || v.task_id"
+
+#: The rows of a view that belong to some runs; its two parameters are their flows and their ids.
+_OF_RUNS = (
+    "(select unnest(?::VARCHAR[]) as flow, unnest(?::VARCHAR[]) as run_id) wanted join {} v "
+    "on v.flow = wanted.flow and v.run_id = wanted.run_id"
+)
+
 
 class Read(NamedTuple):
     """One artifact that a task read; `producer` is the pathspec recorded with it."""
@@ -43,10 +51,11 @@ class _Task:
 
 
 class Records:
-    """The tasks of the runs that were loaded, by pathspec."""
+    """The tasks of the runs that were loaded, by pathspec; what they read only where `with_reads` asks for it."""
 
-    def __init__(self, store: Answers) -> None:
+    def __init__(self, store: Answers, with_reads: bool = True) -> None:
         self._store = store
+        self._with_reads = with_reads
         self._runs: set[tuple[str, str]] = set()
         self._tasks: dict[str, _Task] = {}
 
@@ -102,7 +111,7 @@ class Records:
             for name in record.saved:
                 seen.setdefault(name, path)
             for name, producer in record.merged.items():
-                seen.setdefault(name, producer)
+                seen.setdefault(name, self.origin(producer))
         return seen
 
     def owner(self, task: str, name: str) -> str:
@@ -173,40 +182,47 @@ class Records:
 
     def _fetch(self, runs: list[tuple[str, str]]) -> None:
         params = [[flow for flow, _ in runs], [run_id for _, run_id in runs]]
-        of_runs = (
-            "(select unnest(?::VARCHAR[]) as flow, unnest(?::VARCHAR[]) as run_id) wanted join {} v "
-            "on v.flow = wanted.flow and v.run_id = wanted.run_id"
-        )
-        path = "v.flow || '/' || v.run_id || '/' || v.step || '/' || v.task_id"
-        placed = "v.placed.payload ->> '$.parents', v.placed.payload -> '$.levels'"
+        self._fetch_tasks(params)
+        for task, name, digest, type_name, value in self._store.rows(
+            f"select {_PATH}, v.name, v.digest, v.type, v.value from {_OF_RUNS.format('artifacts')} "
+            "where v.origin_pathspec is null",
+            params,
+        ):
+            self._tasks.setdefault(task, _Task()).saved[name] = (digest, type_name, value)
+        for task, name, producer in self._store.rows(
+            f"""
+            select {_PATH}, e.name,
+                e.producer_flow || '/' || e.producer_run_id || '/' || e.producer_step || '/' || e.producer_task_id
+            from {_OF_RUNS.format("fold.tasks")} join raw.artifact_events e
+                on e.run_uid = v.run_uid and e.step = v.step and e.task_id = v.task_id
+            where e.kind = 'artifact_merged' and e.attempt >= coalesce(v.final_attempt, 0)
+            """,
+            params,
+        ):
+            self._tasks.setdefault(task, _Task()).merged[name] = producer
+        if self._with_reads:
+            self._fetch_reads(params)
+
+    def _fetch_tasks(self, params: list[list[str]]) -> None:
         for row in self._store.rows(
-            f"select {path}, v.status, {placed}, p.origin_pathspec from {of_runs.format('fold.tasks')} "
-            "left join tasks p on p.flow = v.flow and p.run_id = v.run_id and p.step = v.step "
-            "and p.task_id = v.task_id order by v.first_us, v.task_id",
+            f"select {_PATH}, v.status, v.placed.payload ->> '$.parents', v.placed.payload -> '$.levels', "
+            f"u.origin_pathspec from {_OF_RUNS.format('fold.tasks')} "
+            "left join fold.reuses u on u.run_uid = v.run_uid and u.step = v.step and u.task_id = v.task_id "
+            "order by v.first_us, v.task_id",
             params,
         ):
             self._add_task(*row)
-        for task, name, digest, type_name, value, origin in self._store.rows(
-            f"select {path}, v.name, v.digest, v.type, v.value, v.origin_pathspec from {of_runs.format('artifacts')}",
-            params,
-        ):
-            if origin is None:
-                self._tasks.setdefault(task, _Task()).saved[name] = (digest, type_name, value)
+
+    def _fetch_reads(self, params: list[list[str]]) -> None:
         for task, name, digest, item_index, producer in self._store.rows(
-            f"select distinct {path}, v.name, v.digest, v.item_index, v.producer_pathspec "
-            f"from {of_runs.format('artifact_uses')} where not v.is_absent and v.origin_pathspec is null "
+            f"select distinct {_PATH}, v.name, v.digest, v.item_index, v.producer_pathspec "
+            f"from {_OF_RUNS.format('artifact_uses')} where not v.is_absent and v.origin_pathspec is null "
             "and v.producer_pathspec is not null order by all",
             params,
         ):
             self._tasks.setdefault(task, _Task()).reads[Read(name, producer, digest, item_index)] = None
-        merged = "v.name, v.producer_flow || '/' || v.producer_run_id || '/' || v.producer_step || '/' || v.producer_task_id"
-        for task, name, producer in self._store.rows(
-            f"select {path}, {merged} from {of_runs.format('raw.artifact_events')} where v.kind = 'artifact_merged'",
-            params,
-        ):
-            self._tasks.setdefault(task, _Task()).merged[name] = producer
         for task, uri, way in self._store.rows(
-            f"select distinct {path}, v.uri, v.direction from {of_runs.format('external_uses')} "
+            f"select distinct {_PATH}, v.uri, v.direction from {_OF_RUNS.format('external_uses')} "
             "where v.origin_pathspec is null order by all",
             params,
         ):

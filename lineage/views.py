@@ -240,6 +240,8 @@ class Views:
             self._forget_folds()
         kind = "table" if self._keeps_folds else "view"
         needed = {fold for view in views for fold in _FOLDS[view]}
+        if words & {"reuses", "retried"}:
+            needed.update(view_sql.FOLDS)
         for fold in view_sql.FOLDS:
             if fold in needed:
                 self._make(f"fold.{fold}", kind, view_sql.fold_sql(fold, bool(self._has_twins)))
