@@ -8,7 +8,11 @@ when it is first used.
 
 from __future__ import annotations
 
+import os
 from typing import TYPE_CHECKING, Any
+
+if os.name != "posix":
+    raise ImportError("weft runs on Linux and macOS. On Windows, install and run it inside WSL.")
 
 from weft.lineage.version import VERSION as __version__
 from weft.runtime import flow as _flow
