@@ -97,8 +97,7 @@ def load_ref(ref: Ref, objects: Objects) -> Any:
         assert event.blob is not None, "a place is only kept for inline values"
         return load(ref.serializer, event.blob)
     if ref.pack is not None:
-        packed = objects.get(ref.pack)
-        return load(ref.serializer, packed[ref.pack_offset : ref.pack_offset + ref.size_bytes])
+        return load(ref.serializer, objects.get_part(ref.pack, ref.pack_offset, ref.size_bytes, ref.digest))
     return load(ref.serializer, objects.get(ref.digest), objects.path_of(ref.digest))
 
 
