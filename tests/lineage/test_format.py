@@ -37,8 +37,8 @@ def test_columns_and_families_are_documented() -> None:
 
 
 def test_program_of_the_document_reads_what_weft_reads(tmp_path: Path) -> None:
-    (program,) = re.findall(r"```python\n(.*?)```", DOCUMENT.read_text(), re.DOTALL)
-    names: dict[str, Any] = {}
+    (program,) = re.findall(r"```python file=read_store.py\n(.*?)```", DOCUMENT.read_text(), re.DOTALL)
+    names: dict[str, Any] = {"__name__": "read_store"}
     exec(program, names)  # noqa: S102 - the document is ours
     storage = LocalStorage(str(tmp_path / "store"))
     log = EventLog(storage)
@@ -54,6 +54,7 @@ def test_program_of_the_document_reads_what_weft_reads(tmp_path: Path) -> None:
         with warnings.catch_warnings():
             # The program is short: it leaves its files to the collector.
             warnings.simplefilter("ignore", ResourceWarning)
-            read = names["read_store"](storage.root)
+            found = names["events"](Path(storage.root)).values()
+            read = {(event["writer"], event["seq"], event["kind"]) for event in found}
         assert read == {(event.writer, event.seq, event.kind) for event in log.events()}
         log.seal(force=True, grace_s=60 if number else -1)
