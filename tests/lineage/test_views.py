@@ -273,7 +273,7 @@ def summary(runs: dict[bytes, RunState]) -> dict[str, Any]:
     }
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=25, deadline=None)
 @given(
     histories(),
     st.sampled_from((None, 5_000_000, NOW_US)),
