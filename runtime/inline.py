@@ -43,12 +43,47 @@ class InlineRunner:
         self._objects = objects
         self._watcher = watcher
         self._max_log_bytes = max_log_bytes
+        self._is_interruptible = False
+        self._is_interrupted = False
 
     def run(self) -> EndRun:
-        """Run until everything has come to rest. Ctrl-C cancels the run."""
+        """Run until everything has come to rest. Ctrl-C and SIGTERM cancel the run."""
+        import signal
+
+        before = {
+            number: signal.signal(number, self._on_signal)
+            for number in (signal.SIGINT, signal.SIGTERM)
+            if signal.getsignal(number) is not signal.SIG_IGN
+        }
+        try:
+            return self._run()
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+    def _on_signal(self, number: int, frame: object) -> None:
+        """Stop what the user wrote at once, and the keeping of the record between two events only."""
+        if self._is_interruptible:
+            raise KeyboardInterrupt
+        self._is_interrupted = True
+
+    @contextmanager
+    def _interruptible(self) -> Iterator[None]:
+        self._is_interruptible = True
+        try:
+            if self._is_interrupted:
+                raise KeyboardInterrupt
+            yield
+        finally:
+            self._is_interruptible = False
+
+    def _run(self) -> EndRun:
         ledger = self._ledger
         ledger.sync()
         while ledger.end is None:
+            if self._is_interrupted:
+                ledger.cancel("the run was interrupted")
+                continue
             ledger.ready.extend(ledger.due_retries())
             if ledger.ready:
                 self._make(ledger.ready.popleft())
@@ -65,7 +100,8 @@ class InlineRunner:
         wait_s = self._ledger.next_retry_s()
         assert wait_s is not None, "a run that is not over has something ready or waiting"
         try:
-            time.sleep(wait_s)
+            with self._interruptible():
+                time.sleep(wait_s)
         except KeyboardInterrupt:
             self._ledger.cancel("the run was interrupted")
 
@@ -78,7 +114,7 @@ class InlineRunner:
             for name in ("stdout", "stderr")
         ]
         try:
-            with _copied(streams):
+            with _copied(streams), self._interruptible():
                 attempt = Attempt(self._flow_class, self._context, order, self._objects)
                 outcome = attempt.run()
         except KeyboardInterrupt:

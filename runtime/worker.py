@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
 from collections.abc import Callable
@@ -26,7 +27,8 @@ _SIGKILL = 9
 
 def _serve(flow_class: type[FlowSpec], descriptor: int) -> None:
     """Make the one attempt that is ordered over the socket `descriptor`; the outcome is the last thing said."""
-    send_message(descriptor, pack_message("started", os.getpid()))
+    pid = os.getpid()
+    send_message(descriptor, pack_message("started", pid))
     _, context_body = receive_message(descriptor)
     _, order_body = receive_message(descriptor)
     context = unpack_context(context_body)
@@ -34,6 +36,8 @@ def _serve(flow_class: type[FlowSpec], descriptor: int) -> None:
         attach(flow_class, spec)
     objects = Objects(LocalStorage(context.store_root))
     outcome = Attempt(flow_class, context, unpack_order(order_body), objects).run()
+    if os.getpid() != pid:
+        os._exit(0)  # The step forked, and this is its child: the attempt's outcome is its parent's.
     _end_output()
     send_message(descriptor, _pack_outcome(outcome))
 
@@ -111,7 +115,8 @@ def _end_output() -> None:
     # Code that was imported earlier may hold the streams of that time.
     for stream in (sys.stdout, sys.stderr, sys.__stdout__, sys.__stderr__):
         if stream is not None:
-            stream.flush()
+            with contextlib.suppress(OSError, ValueError):  # The step may have closed it.
+                stream.flush()
 
 
 def _pack_outcome(outcome: Outcome) -> bytes:

@@ -65,10 +65,19 @@ class Project:
 
     def call(self, *arguments: str, file: str = "flow.py", **environment: str) -> Done:
         """Run a command of the flow to its end."""
+        return self.call_in(self.folder, self.command(*arguments, file=file), environment)
+
+    def call_under(self, shell: str, *arguments: str) -> Done:
+        """Run a command of the flow after a shell did something, such as setting a limit."""
+        return self.call_in(
+            self.folder, ["sh", "-c", f'{shell} && exec "$@"', "sh", *self.command(*arguments)]
+        )
+
+    def call_in(self, folder: Path, command: list[str], environment: dict[str, str] | None = None) -> Done:
         done = subprocess.run(
-            self.command(*arguments, file=file),
-            cwd=self.folder,
-            env=self._environment | environment,
+            command,
+            cwd=folder,
+            env=self._environment | (environment or {}),
             stdin=subprocess.DEVNULL,
             capture_output=True,
             timeout=_WAIT_S,

@@ -77,7 +77,10 @@ _MODULE_OF = {name: module for module, names in _LAZY.items() for name in names}
 
 
 def _start_command_line(flow_class: type[FlowSpec]) -> None:
-    from weft.cli.flow import main
+    try:
+        from weft.cli.flow import main
+    except KeyboardInterrupt:
+        raise SystemExit(1) from None
 
     main(flow_class)
 

@@ -352,13 +352,14 @@ def test_ignored_hangup_stays_ignored(project: Project) -> None:
     assert process.wait(20) == 1
 
 
-def test_interrupted_inline_run_is_cancelled(project: Project) -> None:
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_interrupted_inline_run_is_cancelled(project: Project, number: signal.Signals) -> None:
     project.write(WAITING)
     process = project.start("run", "--isolation", "inline")
     assert process.stdout is not None
     while b"waiting" not in process.stdout.readline():
         pass
-    os.kill(process.pid, signal.SIGINT)
+    os.kill(process.pid, number)
     assert process.wait(20) == 1
     run = project.newest()
     assert (run.status, run.statuses["wait[0]"]) == ("cancelled", "cancelled")
