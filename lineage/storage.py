@@ -265,12 +265,12 @@ class LocalStorage:
     def _make_folder(self, folder: str) -> None:
         """Create a folder and those above it, each durable in the one above."""
         try:
-            os.mkdir(folder, 0o755)
+            try:
+                os.mkdir(folder, 0o755)
+            except FileNotFoundError:
+                self._make_folder(os.path.dirname(folder))
+                os.mkdir(folder, 0o755)
         except FileExistsError:
-            return
-        except FileNotFoundError:
-            self._make_folder(os.path.dirname(folder))
-            self._make_folder(folder)
             return
         except OSError as error:
             raise files.unavailable(error, folder) from error

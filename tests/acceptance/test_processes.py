@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from typing import TYPE_CHECKING
 
 import pytest
@@ -160,13 +159,3 @@ def test_more_workers_than_files_may_be_open(project: Project) -> None:
     done: Done = project.call_under("ulimit -n 120", "run", "--max-workers", "500")
     assert done.code == 0, done.err
     assert project.newest().saved("join") == {"total": 1770}
-
-
-def test_flow_is_run_from_another_folder(project: Project) -> None:
-    _write(project, "self.out = sys.argv[0]")
-    below = project.folder / "below"
-    below.mkdir()
-    command = [sys.executable, "../flow.py", "run"]
-    done = project.call_in(below, command)
-    assert done.code == 0, done.err
-    assert (below / ".weft").exists()
