@@ -9,10 +9,10 @@ from typing import Any
 
 import click
 
+from weft.cli.entry import run_to_exit
 from weft.cli.invocation import Invocation, checked_graph, existing_store
-from weft.cli.output import Output, end_with
+from weft.cli.output import Output
 from weft.lineage.description import STORE_FOLDER
-from weft.lineage.errors import UsageError
 from weft.lineage.ids import parse_pathspec
 from weft.lineage.version import VERSION
 from weft.runtime.flow import FlowSpec
@@ -28,21 +28,7 @@ def main(flow_class: type[FlowSpec]) -> None:
     """What `MyFlow()` does: run the command line, or be one attempt's worker; ends the process."""
     if WORKER_VARIABLE in os.environ:
         serve_spawned(flow_class)
-    end_with(lambda: _run(flow_class, sys.argv[1:]))
-
-
-def _run(flow_class: type[FlowSpec], arguments: list[str]) -> int:
-    group = _group(flow_class)
-    try:
-        result: Any = group.main(arguments, prog_name=f"python {sys.argv[0]}", standalone_mode=False)
-    except click.UsageError as error:
-        place = f" `{error.ctx.command_path} --help` shows how to use it." if error.ctx else ""
-        raise UsageError(error.format_message().rstrip() + place) from error
-    except click.ClickException as error:
-        raise UsageError(error.format_message()) from error
-    except click.Abort:
-        return 1
-    return result if isinstance(result, int) else 0
+    run_to_exit(_group(flow_class), sys.argv[1:], f"python {sys.argv[0]}")
 
 
 def _group(flow_class: type[FlowSpec]) -> click.Group:

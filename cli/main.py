@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import os
 import sys
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import click
 
-from weft.cli.output import Output, end_with
+from weft.cli.entry import run_to_exit
 from weft.cli.session import Session
 from weft.lineage.errors import UsageError
 from weft.lineage.version import VERSION
@@ -98,20 +98,4 @@ def group(ctx: click.Context, store_url: str | None, as_of: str | None) -> None:
 
 def main(arguments: list[str] | None = None) -> None:
     """Run the command line and end the process with its exit code."""
-    end_with(lambda: _run(sys.argv[1:] if arguments is None else arguments))
-
-
-def _run(arguments: list[str]) -> int | None:
-    try:
-        result: Any = group.main(arguments, prog_name="weft", standalone_mode=False)
-    except click.exceptions.NoArgsIsHelpError as help_text:
-        Output().line(help_text.format_message())
-        return 0
-    except click.UsageError as error:
-        place = f" `{error.ctx.command_path} --help` shows how to use it." if error.ctx else ""
-        raise UsageError(error.format_message().rstrip() + place) from error
-    except click.ClickException as error:
-        raise UsageError(error.format_message()) from error
-    except click.Abort:
-        return 1
-    return result if isinstance(result, int) else 0
+    run_to_exit(group, sys.argv[1:] if arguments is None else arguments, "weft")

@@ -11,11 +11,11 @@ import io
 import os
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any, NoReturn, TextIO
+from typing import Any, TextIO
 
 from weft.cli.format import escape_controls, format_value, text_width, truncate
 
-__all__ = ["Output", "end_with", "fit_widths", "json_value", "print_error", "status_style"]
+__all__ = ["Output", "fit_widths", "json_value", "print_error", "status_style"]
 
 _CODES = {
     "bold": "1",
@@ -216,22 +216,3 @@ def print_error(message: str) -> None:
     is_colored = sys.stderr.isatty() and not os.environ.get("NO_COLOR")
     label = "\x1b[31merror:\x1b[0m" if is_colored else "error:"
     print(f"{label} {text}", file=sys.stderr, flush=True)
-
-
-def end_with(command: Callable[[], int | None]) -> NoReturn:
-    """Run a command line to its exit code; an error of ours is one sentence, a closed pipe is silent."""
-    from weft.lineage.errors import WeftError
-
-    try:
-        code = command() or 0
-        sys.stdout.flush()
-    except WeftError as error:
-        print_error(str(error))
-        code = error.exit_code
-    except BrokenPipeError:
-        # The reader has what it wanted. The interpreter would flush once more at its end and complain.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
-        code = 0
-    except KeyboardInterrupt:
-        code = 1
-    sys.exit(code)

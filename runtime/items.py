@@ -9,7 +9,7 @@ from weft.lineage.errors import NotSerializable
 from weft.lineage.events import Content
 from weft.lineage.objects import Objects
 from weft.lineage.serializers import Dumped, dump
-from weft.runtime.refs import INLINE_BYTES_MAX
+from weft.runtime.refs import content_of_dumped
 from weft.runtime.transition import InvalidNextException
 
 __all__ = ["Item", "dump_items"]
@@ -42,9 +42,9 @@ def dump_items(iterable: Any, var: str, step: str, count_max: int, objects: Obje
                 f"Item {position} of self.{var} in step {step} is a {error.type_name} and cannot be saved: {error}",
                 error.type_name,
             ) from error
-        is_inline = dumped.size_bytes <= INLINE_BYTES_MAX
-        items.append(Item(_content(dumped, is_inline), _label(value)))
-        if not is_inline:
+        content = content_of_dumped(dumped)
+        items.append(Item(content, _label(value)))
+        if content.blob is None:
             packed.append((position, dumped))
             packed_bytes += dumped.size_bytes
             if packed_bytes >= _PACK_BYTES_MAX:
@@ -74,19 +74,6 @@ def _values(iterable: Any, var: str, step: str, count_max: int) -> list[Any]:
             "Give it at least one item."
         )
     return values
-
-
-def _content(dumped: Dumped, is_inline: bool) -> Content:
-    blob = b"".join(dumped.parts) if is_inline else None
-    return Content(
-        dumped.digest,
-        dumped.size_bytes,
-        dumped.type,
-        dumped.serializer,
-        dumped.value,
-        dumped.value_number,
-        blob,
-    )
 
 
 def _write_pack(packed: list[tuple[int, Dumped]], items: list[Item], objects: Objects) -> None:

@@ -22,6 +22,7 @@ __all__ = [
     "Table",
     "content_from",
     "content_of",
+    "content_of_dumped",
     "load_ref",
     "pack_tables",
     "ref_of",
@@ -144,11 +145,15 @@ def unpack_refs(pool: Iterable[Any]) -> list[Ref]:
 
 def content_from(dumped: Dumped, objects: Objects) -> Content:
     """Publish a dumped value, as an object unless it fits into its event, and say where it is."""
-    blob = None
-    if dumped.size_bytes <= INLINE_BYTES_MAX:
-        blob = b"".join(dumped.parts)
-    else:
+    content = content_of_dumped(dumped)
+    if content.blob is None:
         objects.put(dumped.parts, dumped.digest)
+    return content
+
+
+def content_of_dumped(dumped: Dumped) -> Content:
+    """What an event says of a dumped value; larger ones are yet to be published."""
+    blob = b"".join(dumped.parts) if dumped.size_bytes <= INLINE_BYTES_MAX else None
     return Content(
         dumped.digest,
         dumped.size_bytes,

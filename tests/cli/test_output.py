@@ -5,12 +5,14 @@ import json
 from datetime import UTC, datetime, timedelta, timezone
 from decimal import Decimal
 
+import click
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from weft.cli.entry import run_to_exit
 from weft.cli.format import escape_controls, format_value, text_width, truncate
-from weft.cli.output import Output, end_with, fit_widths, json_value, status_style
+from weft.cli.output import Output, fit_widths, json_value, status_style
 from weft.lineage.errors import NotFound, StoreTooNew
 
 
@@ -130,11 +132,12 @@ def test_output_shows_what_the_stream_cannot_encode() -> None:
 def test_errors_end_with_their_exit_code(
     error: BaseException, code: int, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    def command() -> int:
+    @click.group(invoke_without_command=True)
+    def group() -> None:
         raise error
 
     with pytest.raises(SystemExit) as ended:
-        end_with(command)
+        run_to_exit(group, [], "weft")
     assert ended.value.code == code
     shown = capsys.readouterr()
     assert shown.out == ""
