@@ -19,6 +19,8 @@ from weft.runtime.failures import (
     ExceptionWrapper,
     FailureHandledByCatch,
     message_of,
+    shortened,
+    traceback_of,
     type_name_of,
 )
 from weft.runtime.flow import FlowSpec, bind, binding_of
@@ -97,7 +99,7 @@ class _View:
         return None
 
     def is_inherited(self, name: str) -> bool:
-        return False
+        return name in self.table
 
 
 class _InputView(_View):
@@ -199,13 +201,15 @@ class Attempt(_View):
                 self._run_body()
                 if catching is not None and catching.var is not None:
                     self._flow.__dict__.setdefault(catching.var, None)
-        except Exception as failure:  # noqa: BLE001  # the user's code may raise anything
-            _print_traceback(failure)
-            if catching is not None and self.order.is_last:
-                return self._caught(catching, failure, self._save()[0])
-            return Outcome([*self._reads.values(), *self._save()[0], self._failed(failure)], [])
         except SystemExit as stop:
             return Outcome([*self._reads.values(), *self._save()[0], self._exited(stop)], [])
+        except KeyboardInterrupt:
+            raise
+        except BaseException as failure:  # noqa: BLE001  # the user's code may raise anything
+            _print_traceback(failure)
+            if catching is not None and self.order.is_last and isinstance(failure, Exception):
+                return self._caught(catching, failure, self._save()[0])
+            return Outcome([*self._reads.values(), *self._save()[0], self._failed(failure)], [])
         return self._succeed(catching)
 
     def read(self, name: str, ref: Ref, item_index: int | None = None) -> Any:
@@ -270,9 +274,6 @@ class Attempt(_View):
                 "Use another name."
             )
         return None
-
-    def is_inherited(self, name: str) -> bool:
-        return name in self.table
 
     # The body
 
@@ -345,7 +346,7 @@ class Attempt(_View):
         )
         return Outcome([*self._reads.values(), *saved, end], [])
 
-    def _failed(self, error: Exception) -> Event:
+    def _failed(self, error: BaseException) -> Event:
         return events.attempt_failed(
             self.order.task, self.order.attempt, _shown_type(error), _failure_payload(error) | self._usage()
         )
@@ -424,6 +425,9 @@ class Attempt(_View):
         }
 
 
+#: How much of an error's text its event holds; the task's console has all of it.
+_MESSAGE_CHARS_MAX = 16 << 10
+_TRACEBACK_CHARS_MAX = 64 << 10
 _IMMUTABLE = frozenset({type(None), bool, int, float, str, bytes})
 
 
@@ -433,22 +437,15 @@ def _shown_type(error: BaseException) -> str:
 
 
 def _failure_payload(error: BaseException) -> Payload:
-    return {"message": message_of(error), "traceback": _traceback_text(error), "cause": "exception"}
-
-
-def _traceback_text(error: BaseException) -> str:
-    """The traceback from the user's first frame on."""
-    import traceback
-
-    frames = error.__traceback__
-    here = __file__
-    while frames is not None and frames.tb_next is not None and frames.tb_frame.f_code.co_filename == here:
-        frames = frames.tb_next
-    return "".join(traceback.format_exception(type(error), error, frames))
+    return {
+        "message": shortened(message_of(error), _MESSAGE_CHARS_MAX),
+        "traceback": shortened(traceback_of(error), _TRACEBACK_CHARS_MAX),
+        "cause": "exception",
+    }
 
 
 def _print_traceback(error: BaseException) -> None:
-    sys.stderr.write(_traceback_text(error))
+    sys.stderr.write(traceback_of(error))
     sys.stderr.flush()
 
 

@@ -2,9 +2,23 @@
 
 from __future__ import annotations
 
+import os
+from typing import TYPE_CHECKING
+
 from weft.lineage.errors import WeftError
 
-__all__ = ["ExceptionWrapper", "FailureHandledByCatch", "TimeoutException", "message_of", "type_name_of"]
+if TYPE_CHECKING:
+    from traceback import TracebackException
+
+__all__ = [
+    "ExceptionWrapper",
+    "FailureHandledByCatch",
+    "TimeoutException",
+    "message_of",
+    "shortened",
+    "traceback_of",
+    "type_name_of",
+]
 
 
 class TimeoutException(WeftError):
@@ -41,11 +55,7 @@ class ExceptionWrapper:
     @classmethod
     def of(cls, error: BaseException) -> ExceptionWrapper:
         """The wrapper of an exception that has been raised."""
-        import traceback
-
-        stacktrace = None
-        if error.__traceback__ is not None:
-            stacktrace = "".join(traceback.format_exception(error))
+        stacktrace = None if error.__traceback__ is None else traceback_of(error)
         return cls(type_name_of(error), message_of(error), stacktrace)
 
     def __reduce__(self) -> tuple[type[ExceptionWrapper], tuple[str, str, str | None]]:
@@ -83,3 +93,46 @@ def message_of(error: BaseException) -> str:
         return str(error)
     except Exception as failure:  # noqa: BLE001  # the user's class may raise anything
         return f"<no text: its __str__ raised {type_name_of(failure)}>"
+
+
+def traceback_of(error: BaseException) -> str:
+    """The traceback as the user's code knows it: without weft's frames around that code.
+
+    An error that weft raises for the user ends at the user's line; frames of a fault of its own stay.
+    """
+    from traceback import TracebackException
+
+    shown = TracebackException.from_exception(error)
+    link: BaseException | None = error
+    part: TracebackException | None = shown
+    while link is not None and part is not None:
+        _leave_out_own_frames(part, is_meant=isinstance(link, WeftError | AttributeError))
+        if part.__cause__ is not None:
+            link, part = link.__cause__, part.__cause__
+        else:
+            link, part = link.__context__, part.__context__
+    return "".join(shown.format())
+
+
+_OWN_FOLDER = os.path.dirname(os.path.dirname(__file__)) + os.sep
+
+
+def _leave_out_own_frames(part: TracebackException, is_meant: bool) -> None:
+    is_own = [frame.filename.startswith(_OWN_FOLDER) for frame in part.stack]
+    if all(is_own):
+        if is_meant:
+            part.stack = None  # type: ignore[assignment]  # Then there is no heading above the message.
+        return
+    end = len(is_own)
+    while is_meant and is_own[end - 1]:
+        end -= 1
+    del part.stack[end:]
+    del part.stack[: is_own.index(False)]
+
+
+def shortened(text: str, chars_max: int) -> str:
+    """The text without its middle, where it is longer than that."""
+    if len(text) <= chars_max:
+        return text
+    half = chars_max // 2
+    return f"{text[:half]} [… {len(text) - 2 * half:,} characters …] {text[-half:]}"

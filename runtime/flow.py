@@ -42,6 +42,17 @@ def set_command_line(main: Callable[[type[FlowSpec]], None]) -> None:
     _command_line = main
 
 
+class _NameOfFlow:
+    """The flow's name, until a step sets an artifact of that name."""
+
+    def __get__(self, flow: FlowSpec | None, owner: type[FlowSpec]) -> str:
+        binding = None if flow is None else binding_of(flow)
+        if binding is None or not binding.is_inherited("name"):
+            return owner.__name__
+        name: str = binding.load("name")
+        return name
+
+
 class FlowSpec:
     """A flow: its steps are the methods marked `@step`, its artifacts what they set on `self`.
 
@@ -55,10 +66,7 @@ class FlowSpec:
             assert _command_line is not None, "`import weft` sets the command line"
             _command_line(type(self))
 
-    @property
-    def name(self) -> str:
-        """The flow's name."""
-        return type(self).__name__
+    name = _NameOfFlow()
 
     @property
     def index(self) -> int | None:
@@ -113,6 +121,8 @@ class FlowSpec:
     def __setattr__(self, name: str, value: Any) -> None:
         binding = binding_of(self)
         refusal = None if binding is None else binding.refuse_set(name)
+        if name in ("index", "input"):
+            refusal = f"self.{name} says where a task is in its foreach and cannot be set. Use another name."
         if refusal is not None:
             raise AttributeError(refusal)
         object.__setattr__(self, name, value)

@@ -37,7 +37,8 @@ def _serve(flow_class: type[FlowSpec], descriptor: int) -> None:
     objects = Objects(LocalStorage(context.store_root))
     outcome = Attempt(flow_class, context, unpack_order(order_body), objects).run()
     if os.getpid() != pid:
-        os._exit(0)  # The step forked, and this is its child: the attempt's outcome is its parent's.
+        # The step forked, and this is its child: the attempt's outcome is its parent's.
+        os._exit(0 if outcome.events[-1].kind == "attempt_succeeded" else 1)
     _end_output()
     send_message(descriptor, _pack_outcome(outcome))
 
