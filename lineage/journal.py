@@ -56,6 +56,7 @@ class Journal:
 
     __slots__ = (
         "_current",
+        "_is_appending",
         "_is_broken",
         "_last_time_us",
         "_size_max_bytes",
@@ -69,6 +70,7 @@ class Journal:
         self._size_max_bytes = size_max_bytes
         self._last_time_us = 0
         self._is_broken = False
+        self._is_appending = False
         self.writer = writer
         self.next_seq = 0
         self._current = _OpenFile(storage, JournalName(writer, 0))
@@ -88,6 +90,11 @@ class Journal:
         """Of the file that is being appended to, within the store."""
         return self._current.path
 
+    @property
+    def is_full(self) -> bool:
+        """Whether the next append goes on in another file, and closes this one."""
+        return self._current.size_bytes >= self._size_max_bytes
+
     def append(self, events: Sequence[Event]) -> list[Place]:
         """Stamp events with writer, seq and time, and write them all at once, in order.
 
@@ -95,12 +102,12 @@ class Journal:
 
         Raises: StoreUnavailable; then none of them is in the journal, and all before them still are.
         """
-        if self._current.size_bytes >= self._size_max_bytes:
+        if self.is_full:
             self._rotate()
         return self._append(events)
 
     def sync(self) -> None:
-        """Make durable what was appended.
+        """Make durable what was appended; another thread may append to the same file meanwhile.
 
         Raises: StoreUnavailable; then nothing can be said of what was appended since the last sync, and
         this journal takes no more events.
@@ -120,7 +127,7 @@ class Journal:
 
     def close(self) -> None:
         """End the journal in good order, durable, and let go of it. A second call does nothing."""
-        if self._is_broken:
+        if self._is_broken or self._is_appending:
             self._current.file.close()
             return
         try:
@@ -145,6 +152,8 @@ class Journal:
 
     def _append(self, events: Sequence[Event]) -> list[Place]:
         self._check_usable()
+        if self._is_appending:
+            raise self._unusable()
         time_us = max(clock.now_us(), self._last_time_us)
         seq = self.next_seq
         offset = self._current.size_bytes
@@ -158,13 +167,13 @@ class Journal:
             seq += 1
         data = b"".join(frames)
         # Usable again once file and state agree: an interrupt in between must not let a seq be given twice.
-        self._is_broken = True
+        self._is_appending = True
         self._write(data)
         self._current.hasher.update(data)
         self._current.size_bytes = offset
         self._last_time_us = time_us
         self.next_seq = seq
-        self._is_broken = False
+        self._is_appending = False
         return places
 
     def _write(self, data: bytes) -> None:
@@ -177,7 +186,7 @@ class Journal:
         except BaseException:
             # A part of the batch may be there: it was not acknowledged, and the next frame must not follow it.
             self._current.file.truncate(self._current.size_bytes)
-            self._is_broken = False
+            self._is_appending = False
             raise
 
     def _close_file(self) -> None:
@@ -189,9 +198,12 @@ class Journal:
 
     def _check_usable(self) -> None:
         if self._is_broken:
-            raise StoreUnavailable(
-                f"The journal {self._current.place_path} is closed or could not be written. Start the command again."
-            )
+            raise self._unusable()
+
+    def _unusable(self) -> StoreUnavailable:
+        return StoreUnavailable(
+            f"The journal {self._current.place_path} is closed or could not be written. Start the command again."
+        )
 
 
 class _OpenFile:

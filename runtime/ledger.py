@@ -1,12 +1,13 @@
 """What a scheduler knows of its run: the journal it writes, the machine it feeds, the tables tasks inherit.
 
 Every event of the run passes through `record`: appended to the journal, then given to the machine,
-whose commands become further events or wait in `ready` and `retries` for the scheduler to carry out.
-Nothing recorded may be acted upon before the next `sync`.
+whose commands become further events, or launches that wait until what they follow from is durable:
+only then are they `ready`, or due as retries.
 """
 
 from __future__ import annotations
 
+import _thread
 import heapq
 from collections import deque
 from collections.abc import Callable, Iterable
@@ -42,6 +43,48 @@ class ReusedTask(NamedTuple):
 
     event: Event
     table: Table
+
+
+class _Retry(NamedTuple):
+    """A launch that is due at a time of the monotonic clock; `number` keeps those of one time in order."""
+
+    due_s: float
+    number: int
+    launch: LaunchAttempt
+
+
+class _Sync:
+    """One sync of the journal in a thread of its own, and what waits for it."""
+
+    __slots__ = ("_running", "_sync", "_wake", "covered", "error", "is_over")
+
+    def __init__(
+        self, sync: Callable[[], None], covered: list[LaunchAttempt | _Retry], wake: Callable[[], None]
+    ) -> None:
+        self.covered = covered
+        self.error: BaseException | None = None
+        self.is_over = False
+        self._sync = sync
+        self._wake = wake
+        # The module `threading` would cost 4 ms at every start.
+        self._running = _thread.allocate_lock()
+        self._running.acquire()
+        _thread.start_new_thread(self._run, ())
+
+    def wait(self) -> None:
+        """Until the thread touches nothing any more."""
+        with self._running:
+            return
+
+    def _run(self) -> None:
+        try:
+            self._sync()
+        except BaseException as error:  # noqa: BLE001  # It is raised where the ledger is used.
+            self.error = error
+        finally:
+            self.is_over = True
+            self._wake()
+            self._running.release()
 
 
 class _TaskRow:
@@ -83,12 +126,14 @@ class Ledger:
         self._journal = journal
         self._watch = watch
         self._origin_items = origin_items or {}
-        self._retries: list[tuple[float, int, LaunchAttempt]] = []
+        self._retries: list[_Retry] = []
         self._retry_count = 0
         self._rows: dict[str, _TaskRow] = {}
         self._split_items: dict[str, list[Item]] = {}
         self._steps_seen: set[str] = set()
         self._unsynced = False
+        self._waiting: list[LaunchAttempt | _Retry] = []
+        self._sync: _Sync | None = None
 
     def task(self, task_id: str) -> TaskRef:
         return self._rows[task_id].ref
@@ -103,6 +148,8 @@ class Ledger:
         if items:
             self._split_items[batch[-1].task_id or ""] = items
         while batch:
+            if self._sync is not None and self._journal.is_full:
+                self._sync.wait()  # It holds the file that is going to be closed.
             places = self._journal.append(batch)
             self._unsynced = True
             following: list[Event] = []
@@ -127,27 +174,65 @@ class Ledger:
             self._carry_out(command)
 
     def sync(self) -> None:
-        """Make everything recorded durable; only then may it be acted upon."""
+        """Make everything recorded durable, and what waited for that ready. Raises: StoreUnavailable."""
+        if self._sync is not None:
+            self._sync.wait()
+            self.finish_sync()
         if self._unsynced:
             self._journal.sync()
             self._unsynced = False
+        self._release(self._waiting)
+        self._waiting = []
+
+    def start_sync(self, wake: Callable[[], None]) -> None:
+        """Make durable what is recorded by now while the caller goes on; then `wake` is called, from another thread.
+
+        One sync at a time: what is recorded meanwhile waits for the next, which so takes in all the more.
+        """
+        if self._sync is None and self._unsynced:
+            self._unsynced = False
+            covered, self._waiting = self._waiting, []
+            self._sync = _Sync(self._journal.sync, covered, wake)
+
+    def finish_sync(self) -> None:
+        """Make ready what waited for a sync that is over. Raises: StoreUnavailable when it failed."""
+        if self._sync is not None and self._sync.is_over:
+            done, self._sync = self._sync, None
+            if done.error is not None:
+                raise done.error
+            self._release(done.covered)
+
+    def wait_for_sync(self) -> None:
+        """Let a sync that is under way come to its end."""
+        if self._sync is not None:
+            self._sync.wait()
+
+    def _release(self, launches: list[LaunchAttempt | _Retry]) -> None:
+        for launch in launches:
+            if isinstance(launch, _Retry):
+                heapq.heappush(self._retries, launch)
+            else:
+                self.ready.append(launch)
 
     def due_retries(self) -> list[LaunchAttempt]:
         """The retries whose wait is over."""
         now_s = clock.monotonic_s()
         due = []
-        while self._retries and self._retries[0][0] <= now_s:
-            due.append(heapq.heappop(self._retries)[2])
+        while self._retries and self._retries[0].due_s <= now_s:
+            due.append(heapq.heappop(self._retries).launch)
         return due
 
     def next_retry_s(self) -> float | None:
         """Seconds until the next retry is due."""
-        return max(0.0, self._retries[0][0] - clock.monotonic_s()) if self._retries else None
+        return max(0.0, self._retries[0].due_s - clock.monotonic_s()) if self._retries else None
 
     def drop_waiting(self) -> None:
         """Forget what was to be launched."""
         self.ready.clear()
         self._retries.clear()
+        self._waiting.clear()
+        if self._sync is not None:
+            self._sync.covered.clear()
 
     def order(self, launch: LaunchAttempt) -> TaskOrder:
         """What a worker needs to know to make an attempt."""
@@ -218,11 +303,11 @@ class Ledger:
         if isinstance(command, CreateTask):
             return self._create(command)
         if isinstance(command, LaunchAttempt):
-            self.ready.append(command)
+            self._waiting.append(command)
         elif isinstance(command, DelayRetry):
             self._retry_count += 1
             due_s = clock.monotonic_s() + command.delay_s
-            heapq.heappush(self._retries, (due_s, self._retry_count, command.launch))
+            self._waiting.append(_Retry(due_s, self._retry_count, command.launch))
             task = self.task(command.launch.task_id)
             return [events.retry_scheduled(task, command.launch.attempt, command.delay_s)]
         elif isinstance(command, CancelAttempts):

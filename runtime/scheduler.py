@@ -1,11 +1,13 @@
 """The shell around the machine: starts attempts, hears what they say, records it, one sync for all that arrived.
 
-One thread, one loop over what is readable. A turn: take in everything that has arrived, fill free workers with work
-that is already durable, append, sync, fill the rest. Nothing is acted upon before it is durable.
+One loop over what is readable. A turn: take in everything that has arrived, fill free workers with work that is
+already durable, append, sync, fill the rest. Nothing is acted upon before it is durable. While workers are busy the
+sync has a thread of its own, and a turn does not wait for it.
 """
 
 from __future__ import annotations
 
+import contextlib
 import os
 import selectors
 import signal
@@ -112,6 +114,7 @@ class Scheduler:
         self._is_cancelling = False
         self._kill_at_s: float | None = None
         self._renew_at_s = clock.monotonic_s() + _LEASE_RENEWAL_S
+        self._wake_write = -1
 
     def run(self) -> EndRun:
         """Run until everything has come to rest; the run's last event is recorded by the caller.
@@ -121,6 +124,7 @@ class Scheduler:
         wake_read, wake_write = os.pipe()
         os.set_blocking(wake_read, False)
         os.set_blocking(wake_write, False)
+        self._wake_write = wake_write
         # A signal that was ignored when we came stays so: `nohup` and shells in the background ask for that.
         heard = [n for n in _SIGNALS if signal.getsignal(n) is not signal.SIG_IGN]
         before = {number: signal.signal(number, self._on_signal) for number in heard}
@@ -132,6 +136,7 @@ class Scheduler:
             while True:
                 self._turn()
                 if self._ledger.end is not None and not self._running:
+                    self._ledger.sync()
                     return self._ledger.end
                 for key, mask in self._selector.select(self._wait_s()):
                     descriptor = key.fd
@@ -144,6 +149,7 @@ class Scheduler:
                     self._selector.unregister(descriptor)
                     wakes.remove(descriptor)
         finally:
+            self._ledger.wait_for_sync()
             signal.set_wakeup_fd(wakeup_before)
             for number, handler in before.items():
                 signal.signal(number, handler)
@@ -155,6 +161,7 @@ class Scheduler:
 
     def _turn(self) -> None:
         self._obey_interrupts()
+        self._ledger.finish_sync()
         self._ledger.ready.extend(self._ledger.due_retries())
         self._launch_ready()
         self._collect_console()
@@ -162,11 +169,20 @@ class Scheduler:
         batches, self._batches = self._batches, []
         for batch, items in batches:
             self._ledger.record(batch, items)
-        self._ledger.sync()
+        if any(not running.is_finished for running in self._running.values()):
+            # Workers are busy: take in more while the disk is, so that a slow one only makes batches larger.
+            self._ledger.start_sync(self._wake)
+        else:
+            self._ledger.sync()
         if self._ledger.cancel_reason is not None:
             self._cancel_running()
         self._launch_ready()
         self._watcher.on_tick()
+
+    def _wake(self) -> None:
+        """Called by the thread of a sync that is over."""
+        with contextlib.suppress(BlockingIOError):
+            os.write(self._wake_write, b"\0")
 
     def _launch_ready(self) -> None:
         ready: deque[LaunchAttempt] = self._ledger.ready
@@ -312,7 +328,7 @@ class Scheduler:
                 task, attempt, self._ledger.cancel_reason or "the run was cancelled"
             )
         if ended.code is None:
-            payload = {"cause": "lost", "message": "Its process was lost with the one that had started it."}
+            payload = {"cause": "lost", "message": "Its process could not be started, or was lost."}
             return events.attempt_failed(task, attempt, "WorkerLost", payload)
         if ended.code < 0:
             name = _signal_name(-ended.code)
