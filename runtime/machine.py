@@ -211,7 +211,8 @@ class Machine:
             has_died = (event.payload or {}).get("cause") != "exception"
             if policy.is_catching and has_died and task.fallbacks < _FALLBACKS_MAX:
                 task.fallbacks += 1
-                return [LaunchAttempt(task.task_id, task.attempt, is_last=True, is_fallback=True)]
+                fallback = LaunchAttempt(task.task_id, task.attempt, is_last=True, is_fallback=True)
+                return [DelayRetry(fallback, 0.0)]
         task.is_done = True
         self._unfinished_count -= 1
         if self._failure is not None:

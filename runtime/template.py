@@ -7,7 +7,7 @@ scheduler to read: both sides could then wait for each other.
 
     scheduler → template   ["launch", token] with three descriptors: socket, stdout, stderr
                            ["signal", token, number]
-    template → scheduler   ["exited", token, pid, exit code or minus the signal]
+    template → scheduler   ["exited", token, pid, exit code or minus the signal]; both None if it could not fork
 """
 
 from __future__ import annotations
@@ -34,7 +34,8 @@ __all__ = ["Template", "start_template"]
 _MESSAGE_BYTES_MAX = 4096
 _ERROR_EXIT = 70
 _DESCRIPTORS = 3  # socket, stdout, stderr
-_IGNORED = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+#: Blocked here, for they are the scheduler's; a child that was signalled before it is ready gets them then.
+_BLOCKED = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 class Template:
@@ -83,8 +84,10 @@ def start_template(flow_class: type[FlowSpec]) -> Template:
             stream.flush()  # A fork copies what is buffered; it would be printed twice.
     random_state = seeded_state()  # Asked here: Python reseeds in every child, the template included.
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, _BLOCKED)
     pid = os.fork()
     if pid:
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
         theirs.close()
         return Template(ours, pid)
     try:
@@ -119,8 +122,6 @@ class _Forker:
 
         # Since Python 3.12 a fork beside native threads warns; whether to fork was decided before.
         warnings.filterwarnings("ignore", message=".*multi-threaded.*", category=DeprecationWarning)
-        for number in _IGNORED:
-            signal.signal(number, signal.SIG_IGN)
         wake_read, wake_write = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
         signal.set_wakeup_fd(wake_write)
         signal.signal(signal.SIGCHLD, lambda number, frame: None)
@@ -154,7 +155,12 @@ class _Forker:
         return True
 
     def _fork(self, token: int, descriptors: list[int]) -> None:
-        pid = os.fork()
+        try:
+            pid = os.fork()
+        except OSError:
+            # No room for another process: that attempt is lost, all others go on.
+            pid = -1
+            self._reports.append(msgpack.packb(["exited", token, None, None]))
         if pid == 0:
             try:
                 self._be_child(*descriptors)
@@ -162,15 +168,17 @@ class _Forker:
                 _exit_after_error()
         for descriptor in descriptors:
             os.close(descriptor)
-        self._pids[token] = pid
-        self._tokens[pid] = token
+        if pid > 0:
+            self._pids[token] = pid
+            self._tokens[pid] = token
 
     def _be_child(self, connection: int, stdout: int, stderr: int) -> NoReturn:
         worker.die_with_parent(self._prctl, self._pid)
         os.setsid()
         signal.set_wakeup_fd(-1)
-        for number in (*_IGNORED, signal.SIGCHLD):
+        for number in (*_BLOCKED, signal.SIGCHLD):
             signal.signal(number, signal.SIG_DFL)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, _BLOCKED)
         os.dup2(stdout, 1)
         os.dup2(stderr, 2)
         os.close(stdout)

@@ -240,6 +240,40 @@ def test_first_failure_stops_the_siblings_and_is_the_cause(project: Project) -> 
     assert "join" not in run.statuses
 
 
+def test_siblings_that_have_just_been_started_are_stopped_at_once(project: Project) -> None:
+    """A signal that comes before a child is ready for it must not be lost: that would cost the time of grace."""
+    project.write(
+        """
+        import time
+        class Fast(FlowSpec):
+            @step
+            def start(self):
+                self.xs = list(range(40))
+                self.next(self.a, foreach="xs")
+            @step
+            def a(self):
+                if self.index == 3:
+                    raise ValueError("three")
+                time.sleep(30)
+                self.next(self.join)
+            @step
+            def join(self, inputs):
+                self.next(self.end)
+            @step
+            def end(self):
+                pass
+        if __name__ == "__main__":
+            Fast()
+        """
+    )
+    for _ in range(3):
+        run = project.fail("--max-workers", "16")
+        assert run.state.ended is not None
+        failed = run.tasks["a[3]"].attempts[0].ended
+        assert failed is not None
+        assert run.state.ended.time_us - failed.time_us < 4_000_000
+
+
 def test_keep_going_runs_what_does_not_depend_on_the_failure(project: Project) -> None:
     project.write(SIBLINGS)
     for isolation in ("fork", "inline"):

@@ -281,7 +281,7 @@ TABLES: dict[str, tuple[dict[str, str], dict[str, Any], list[tuple[str, list[str
         [
             ("start/1 ok", ["create a/2[] <- 1", "launch 2#0"]),
             ("a/2 dies", ["in 0 s launch 2#1 last"]),
-            ("a/2#1 dies", ["launch 2#2 last fallback"]),
+            ("a/2#1 dies", ["in 0 s launch 2#2 last fallback"]),
             ("a/2#2 catches", ["create end/3[] <- 2", "launch 3#0 last"]),
         ],
     ),
@@ -289,7 +289,7 @@ TABLES: dict[str, tuple[dict[str, str], dict[str, Any], list[tuple[str, list[str
         LINEAR,
         {"policies": {"start": Policy(0, 0.0, True)}},
         [
-            ("start/1 dies", ["launch 1#1 last fallback"]),
+            ("start/1 dies", ["in 0 s launch 1#1 last fallback"]),
             ("start/1#1 dies", ["cancel: task start/1 failed", "end failed"]),
         ],
     ),
