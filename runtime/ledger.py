@@ -198,6 +198,7 @@ class Ledger:
         """Make ready what waited for a sync that is over. Raises: StoreUnavailable when it failed."""
         if self._sync is not None and self._sync.is_over:
             done, self._sync = self._sync, None
+            done.wait()  # What it wakes may be closed as soon as this one is forgotten.
             if done.error is not None:
                 raise done.error
             self._release(done.covered)
