@@ -10,7 +10,7 @@ from typing import Any
 import click
 
 from weft.cli.entry import run_to_exit
-from weft.cli.invocation import Invocation, checked_graph, existing_store
+from weft.cli.invocation import Invocation, checked_graph, existing_store, flow_command
 from weft.cli.output import Output
 from weft.lineage.description import STORE_FOLDER
 from weft.lineage.ids import parse_pathspec
@@ -28,7 +28,7 @@ def main(flow_class: type[FlowSpec]) -> None:
     """What `MyFlow()` does: run the command line, or be one attempt's worker; ends the process."""
     if WORKER_VARIABLE in os.environ:
         serve_spawned(flow_class)
-    run_to_exit(_group(flow_class), sys.argv[1:], f"python {sys.argv[0]}")
+    run_to_exit(_group(flow_class), sys.argv[1:], flow_command())
 
 
 def _group(flow_class: type[FlowSpec]) -> click.Group:
@@ -55,7 +55,7 @@ def _group(flow_class: type[FlowSpec]) -> click.Group:
         ctx.obj = Invocation(flow_class, store_url, quiet, decorators)
         if ctx.invoked_subcommand is None:
             status = _check_flow(ctx.obj)
-            Output(sys.stderr).line(f"`python {sys.argv[0]} run` runs it; `--help` lists the commands.")
+            Output(sys.stderr).line(f"`{ctx.obj.command('run')}` runs it; `--help` lists the commands.")
             return status
         return None
 

@@ -13,7 +13,16 @@ from weft.lineage.storage import LocalStorage
 from weft.runtime.flow import FlowSpec
 from weft.runtime.graph import Graph
 
-__all__ = ["Invocation", "checked_graph", "existing_store", "open_for_reading", "open_for_writing"]
+__all__ = [
+    "Invocation",
+    "checked_graph",
+    "existing_store",
+    "flow_command",
+    "open_for_reading",
+    "open_for_writing",
+]
+
+_SAFE_IN_A_SHELL = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_-./:@%+=,")
 
 
 class Invocation(NamedTuple):
@@ -28,6 +37,34 @@ class Invocation(NamedTuple):
     def script(self) -> str:
         module = sys.modules[self.flow_class.__module__]
         return getattr(module, "__file__", None) or sys.argv[0]
+
+    def command(self, words: str) -> str:
+        """What a user types for a command of this flow on this store."""
+        return f"{flow_command()}{self._store_option} {words}"
+
+    def store_command(self, words: str) -> str:
+        """What a user types for a `weft` command on this store."""
+        return f"weft{self._store_option} {words}"
+
+    @property
+    def _store_option(self) -> str:
+        return f" --store {_quoted(self.store_url)}" if self.store_url else ""
+
+
+def flow_command() -> str:
+    """How the flow was started, as it is typed: `python flow.py` or `python -m package.flow`."""
+    spec = getattr(sys.modules["__main__"], "__spec__", None)
+    if spec is not None:
+        return f"python -m {spec.name.removesuffix('.__main__')}"
+    return f"python {_quoted(sys.argv[0])}"
+
+
+def _quoted(word: str) -> str:
+    if _SAFE_IN_A_SHELL.issuperset(word):
+        return word
+    import shlex
+
+    return shlex.quote(word)
 
 
 def checked_graph(call: Invocation) -> Graph:

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TextIO
 
-from weft.cli.format import escape_controls, format_duration
+from weft.cli.format import escape_controls, format_duration, truncate
 from weft.cli.output import Output
 from weft.lineage import clock
 from weft.lineage.errors import UsageError
@@ -22,6 +22,7 @@ __all__ = ["Progress"]
 _REDRAW_S = 0.1
 _REPORT_S = 10.0  # how often a long step says how far it is, where lines cannot be redrawn
 _STEPS_SHOWN_MAX = 12
+_MESSAGE_WIDTH_MAX = 1_000
 
 
 class _Step:
@@ -107,6 +108,7 @@ class Progress:
         """One framework line."""
         if self._is_quiet:
             return
+        self._flush()  # What tasks printed before comes before, where both streams are one.
         with _while_read(self._err.stream):
             self._erase()
             self._err.line(f"{self._stamp(clock.now_us())} {self._err.styled(text, style)}")
@@ -163,7 +165,7 @@ class Progress:
             step.failed += 1
             self.failures.append(event)
         if event.kind in ("attempt_failed", "attempt_caught"):
-            message = escape_controls(str(payload.get("message") or ""))
+            message = truncate(escape_controls(str(payload.get("message") or "")), _MESSAGE_WIDTH_MAX)
             what = "caught" if event.kind == "attempt_caught" else "failed"
             style = "yellow" if what == "caught" else "red"
             self.say(f"{place}: attempt {event.attempt} {what}: {event.type}: {message}", style)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import sys
 from typing import TYPE_CHECKING, Any, Self
 
 from weft.cli.invocation import Invocation, checked_graph, open_for_reading, open_for_writing
@@ -146,13 +145,11 @@ class _Launch:
         if status == "failed":
             cause = payload.get("root_cause") or pathspec
             progress.say(f"{pathspec} failed: {cause}: {payload.get('error_type')}", "red")
-            progress.say(
-                f"see `weft show {cause}`; mend it, then `python {sys.argv[0]} resume` goes on from there"
-            )
+            shown, resumed = self._call.store_command(f"show {cause}"), self._call.command("resume")
+            progress.say(f"see `{shown}`; mend it, then `{resumed}` goes on from there")
         else:
-            progress.say(
-                f"{pathspec} was {status}; `python {sys.argv[0]} resume` goes on from there", "yellow"
-            )
+            resumed = self._call.command("resume")
+            progress.say(f"{pathspec} was {status}; `{resumed}` goes on from there", "yellow")
         return 1
 
 
