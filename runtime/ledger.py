@@ -83,8 +83,10 @@ class _Sync:
             self.error = error
         finally:
             self.is_over = True
-            self._wake()
-            self._running.release()
+            try:
+                self._wake()
+            finally:
+                self._running.release()
 
 
 class _TaskRow:
