@@ -176,6 +176,11 @@ class Run:
         return self.state.status
 
     @property
+    def is_spawned(self) -> bool:
+        payload = None if self.state.started is None else self.state.started.payload
+        return payload is not None and payload["isolation"] == "spawn"
+
+    @property
     def end(self) -> dict[str, Any]:
         """The payload of the event that ended the run."""
         assert self.state.ended is not None
