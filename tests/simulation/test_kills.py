@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from weft.lineage import clock
+from weft.lineage.verify import verify
 
 if TYPE_CHECKING:
     from tests.conftest import Project, Run
@@ -185,6 +186,7 @@ def _round(project: Project, seed: int) -> None:
     assert len(last.tasks) == _TASKS
     assert set(last.statuses.values()) <= {"succeeded", "reused"}
     _check_effects(project)
+    assert verify(project.log.storage).is_sound
     assert set(Effects(project).runs_of) == set(last.tasks)
 
 
