@@ -147,8 +147,7 @@ class Ledger:
 
         Raises: StoreUnavailable, then the run cannot go on.
         """
-        if items:
-            self._split_items[batch[-1].task_id or ""] = items
+        self._split_items = {batch[-1].task_id or "": items} if items else {}
         while batch:
             if self._sync is not None and self._journal.is_full:
                 self._sync.wait()  # It holds the file that is going to be closed.
