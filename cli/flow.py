@@ -13,6 +13,7 @@ from weft.cli.entry import run_to_exit
 from weft.cli.invocation import Invocation, checked_graph, existing_store, flow_command
 from weft.cli.output import Output
 from weft.lineage.description import STORE_FOLDER
+from weft.lineage.errors import UsageError
 from weft.lineage.ids import parse_pathspec
 from weft.lineage.version import VERSION
 from weft.runtime.flow import FlowSpec
@@ -28,6 +29,11 @@ def main(flow_class: type[FlowSpec]) -> None:
     """What `MyFlow()` does: run the command line, or be one attempt's worker; ends the process."""
     if WORKER_VARIABLE in os.environ:
         serve_spawned(flow_class)
+    if hasattr(sys, "ps1"):
+        raise UsageError(
+            f"{flow_class.__name__}() starts a command line and this is an interactive session. "
+            "Write the flow to a file of its own and type `python that_file.py run`."
+        )
     run_to_exit(_group(flow_class), sys.argv[1:], flow_command())
 
 

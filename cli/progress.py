@@ -23,6 +23,7 @@ _REDRAW_S = 0.1
 _REPORT_S = 10.0  # how often a long step says how far it is, where lines cannot be redrawn
 _STEPS_SHOWN_MAX = 12
 _MESSAGE_WIDTH_MAX = 1_000
+_PARAMETERS_STEP = "_parameters"  # where parameters are recorded; no step of the flow
 
 
 class _Step:
@@ -76,7 +77,7 @@ class Progress:
     def on_event(self, event: Event) -> None:
         if event.kind == "run_started":
             self._begin(event)
-        elif event.run_uid == self._run_uid and event.step is not None:
+        elif event.run_uid == self._run_uid and event.step not in (None, _PARAMETERS_STEP):
             self._on_task_event(event)
 
     def on_line(self, task: TaskRef, attempt: int, pid: int, stream: str, line: Line) -> None:
@@ -168,7 +169,8 @@ class Progress:
             message = truncate(escape_controls(str(payload.get("message") or "")), _MESSAGE_WIDTH_MAX)
             what = "caught" if event.kind == "attempt_caught" else "failed"
             style = "yellow" if what == "caught" else "red"
-            self.say(f"{place}: attempt {event.attempt} {what}: {event.type}: {message}", style)
+            reason = f"{event.type}: {message}" if message else event.type
+            self.say(f"{place}: attempt {event.attempt} {what}: {reason}", style)
         if step.is_over and step.finished_s is None:
             step.finished_s = now_s
             if not self._is_live:
@@ -186,7 +188,8 @@ class Progress:
         for step in self._steps.values():
             if step.finished_s is None and step.running and now_s - step.reported_s >= _REPORT_S:
                 step.reported_s = now_s
-                self.say(f"{step.name}: {self._counts(step)}, {step.running} running")
+                counts = self._counts(step)
+                self.say(f"{step.name}: {counts + ', ' if counts else ''}{step.running} running")
 
     def _counts(self, step: _Step) -> str:
         parts = [f"{step.done:,} of {step.created:,} done" if step.created > 1 else "done" * (step.done > 0)]
@@ -214,10 +217,10 @@ class Progress:
     def _live_line(self, step: _Step, now_s: float) -> str:
         elapsed = format_duration((step.finished_s or now_s) - step.started_s)
         style, mark = ("red", "✗") if step.failed else ("green", "✓") if step.is_over else ("blue", "▸")
-        running = f", {step.running} running" if step.running else ""
-        counts = self._counts(step) or "waiting"
+        running = f"{step.running} running" if step.running else ""
+        counts = ", ".join(part for part in (self._counts(step), running) if part) or "waiting"
         width = (self._err.width or 80) - 1
-        text = f"  {step.name}  {counts}{running}  {elapsed}"[: width - 2]
+        text = f"  {step.name}  {counts}  {elapsed}"[: width - 2]
         return self._err.styled(mark, style) + text
 
     def _erase(self) -> None:

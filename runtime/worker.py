@@ -8,6 +8,7 @@ import sys
 from collections.abc import Callable
 from typing import Any, NoReturn
 
+from weft.lineage.errors import UsageError
 from weft.lineage.objects import Objects
 from weft.lineage.storage import LocalStorage
 from weft.runtime.attempt import Attempt, Outcome
@@ -52,6 +53,7 @@ def be_forked(descriptor: int, flow_class: type[FlowSpec], reseed: Callable[[], 
     atexit._clear()
     faulthandler.enable(file=2)
     _make_lines_whole()
+    _refuse_breakpoints()
     reseed()
     _serve_and_exit(flow_class, descriptor)
 
@@ -65,6 +67,7 @@ def serve_spawned(flow_class: type[FlowSpec]) -> NoReturn:
     die_with_parent(load_prctl(), None)
     faulthandler.enable(file=2)
     _make_lines_whole()
+    _refuse_breakpoints()
     _serve_and_exit(flow_class, descriptor)
 
 
@@ -103,6 +106,16 @@ def _make_lines_whole() -> None:
     """Let output leave by whole lines: into a pipe it would come in blocks, unbuffered in fragments."""
     sys.stdout = open(1, "w", buffering=1, encoding="utf-8", errors="backslashreplace", closefd=False)  # noqa: SIM115
     sys.stderr = open(2, "w", buffering=1, encoding="utf-8", errors="backslashreplace", closefd=False)  # noqa: SIM115
+
+
+def _refuse_breakpoints() -> None:
+    """Let `breakpoint()` say where it works, unless the user has named a debugger that needs no terminal."""
+    if "PYTHONBREAKPOINT" not in os.environ:
+        sys.breakpointhook = _refuse_breakpoint
+
+
+def _refuse_breakpoint(*arguments: object, **options: object) -> NoReturn:
+    raise UsageError("breakpoint() needs a terminal, which this task has not. Use run --isolation inline.")
 
 
 def _end_output() -> None:

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import pty
 import re
+import subprocess
+import sys
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -68,3 +72,45 @@ def test_output_comes_before_the_news_that_its_task_is_done(project: Project) ->
     printed = next(place for place, line in enumerate(lines) if line.endswith("the end"))
     done = next(place for place, line in enumerate(lines) if "end: done" in line)
     assert printed < done
+
+
+def test_a_breakpoint_says_where_it_works(project: Project) -> None:
+    project.write(_FAILING.replace('raise ValueError("broken " * 1_000)', "breakpoint()"))
+    for isolation in ("fork", "spawn"):
+        (failed,) = project.fail("--isolation", isolation).events("attempt_failed")
+        assert (failed.payload or {})["message"].endswith("Use run --isolation inline.")
+    assert project.run(PYTHONBREAKPOINT="0").status == "succeeded"
+
+
+def test_an_interactive_session_is_told_to_use_a_file(project: Project) -> None:
+    project.write(_FAILING)
+    call = "import sys; sys.ps1 = '>>> '; import flow; flow.Hint()"
+    done = project.call_in(project.folder, [sys.executable, "-c", call])
+    assert done.err.splitlines()[-1].endswith("type `python that_file.py run`.")
+
+
+def test_live_lines_show_the_steps_of_the_flow(project: Project) -> None:
+    project.write(
+        _FAILING.replace("        @step", '        days = Parameter("days", default=3)\n        @step', 1)
+    )
+    (project.folder / "mended").touch()
+    ours, theirs = pty.openpty()
+    process = subprocess.Popen(
+        project.command("run"), cwd=project.folder, stderr=theirs, stdout=subprocess.DEVNULL
+    )
+    os.close(theirs)
+    shown = b""
+    while chunk := _read(ours):
+        shown += chunk
+    os.close(ours)
+    assert process.wait() == 0
+    steps = set(re.findall(r"[▸✓]\x1b\[0m  (\w+)  ", shown.decode()))
+    assert steps == {"start", "end"}
+    assert "waiting, " not in shown.decode()
+
+
+def _read(terminal: int) -> bytes:
+    try:
+        return os.read(terminal, 4096)
+    except OSError:  # Nobody writes to it any more.
+        return b""
