@@ -79,11 +79,11 @@ def _open_store(storage: LocalStorage, size: Size, form: str) -> tuple[list[Figu
 
 
 def _client_s(store: Store, size: Size, count: int) -> float:
-    """Every run of every flow as a client object."""
+    """Every run of every flow as a client object, with its status and its end."""
     names = [row[0] for row in store.sql("SELECT DISTINCT flow FROM runs").fetchall()]
 
     def ask() -> None:
-        found = [run.id for name in names for run in store.flow(name).runs()]
+        found = [(run.id, run.status, run.finished_at) for name in names for run in store.flow(name).runs()]
         assert len(found) == count
 
     return best_of(min(2, size.repeats), lambda: _timed(ask))[0]

@@ -58,6 +58,10 @@ class Metaflow:
         return "Metaflow()"
 
 
+#: What a list of runs fetches at once; of a run that has ended none of it changes.
+_RUN_FACTS = ("run_id", "status", "started_at", "finished_at", "user_name", "origin_run_id", "code_digest")
+
+
 class Flow(Recorded):
     """A flow: `Flow("MyFlow")`."""
 
@@ -81,8 +85,15 @@ class Flow(Recorded):
 
     def runs(self, *tags: str) -> Iterator[Run]:
         """The runs that have all these tags, newest first."""
-        for run_id in self._child_names():
-            run = Run(f"{self.id}/{run_id}", store=self._store)
+        rows = self._store.rows(
+            f"select {', '.join(_RUN_FACTS)} from runs where flow = ? and {IN_NAMESPACE} "
+            "order by started_at desc, run_id desc",
+            [self.id, get_namespace(), get_namespace()],
+        )
+        for row in rows:
+            facts = dict(zip(_RUN_FACTS, row, strict=True))
+            has_ended = facts["status"] in ("succeeded", "failed", "cancelled")
+            run = Run.listed(f"{self.id}/{facts['run_id']}", self._store, facts if has_ended else None)
             if not tags or set(tags) <= run.tags:
                 yield run
 
@@ -98,7 +109,7 @@ class Flow(Recorded):
         return [row[0] for row in rows]
 
     def _child(self, name: str) -> Run:
-        return Run(f"{self.id}/{name}", store=self._store)
+        return Run.listed(f"{self.id}/{name}", self._store)
 
 
 class Run(Recorded):
@@ -190,7 +201,7 @@ class Run(Recorded):
         )
 
     def _child(self, name: str) -> Step:
-        return Step(f"{self.pathspec}/{name}", store=self._store)
+        return Step.listed(f"{self.pathspec}/{name}", self._store)
 
 
 class Step(Recorded):
@@ -238,4 +249,4 @@ class Step(Recorded):
         )
 
     def _child(self, name: str) -> Task:
-        return Task(f"{self.pathspec}/{name}", store=self._store)
+        return Task.listed(f"{self.pathspec}/{name}", self._store)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self
 
 from weft.lineage.answers import Answers
 from weft.lineage.errors import NotFound, UsageError
@@ -86,7 +86,26 @@ class Recorded:
         self._parts = parts
         self.pathspec = pathspec
         self.id = parts[-1]
+        self._facts_known: dict[str, Any] = {}
         self._check()
+
+    @classmethod
+    def listed(cls, pathspec: str, store: Answers, facts: dict[str, Any] | None = None) -> Self:
+        """An object that a query has just named, so that it need not be looked for.
+
+        `facts` are columns of its row that cannot change any more; they are not asked for again.
+        """
+        found = cls.__new__(cls)
+        found._store = store
+        found._parts = pathspec.split("/")
+        found.pathspec = pathspec
+        found.id = found._parts[-1]
+        found._facts_known = facts or {}
+        found._on_listed()
+        return found
+
+    def _on_listed(self) -> None:
+        """Set what a subclass has beside the common."""
 
     def _check(self) -> None:
         """Raises: NotFound with near names."""
@@ -166,6 +185,9 @@ class Recorded:
 
     def _row(self, view: str, columns: str) -> tuple[Any, ...]:
         """Columns of this object's one row in a view."""
+        names = columns.split(", ")
+        if all(name in self._facts_known for name in names):
+            return tuple(self._facts_known[name] for name in names)
         keys = ("flow", "run_id", "step", "task_id")[: len(self._parts)]
         condition = " and ".join(f"{key} = ?" for key in keys)
         rows = self._store.rows(f"select {columns} from {view} where {condition}", self._parts[:4])

@@ -39,6 +39,9 @@ class Task(Recorded):
         self._attempt = attempt
         super().__init__(pathspec, store=store)
 
+    def _on_listed(self) -> None:
+        self._attempt = None
+
     @property
     def status(self) -> str:
         """One of pending, running, retrying, succeeded, failed, caught, cancelled, lost and reused."""
