@@ -46,8 +46,14 @@ class Current:
 
     @property
     def graph(self) -> Any:
-        """The static graph of the flow, as plain values."""
-        return self._facts.get("graph")
+        """The static graph of the flow as plain values, read from the run's first event."""
+        if not self._facts:
+            return None
+        import json
+
+        query = "select payload from events where kind = 'run_started' and flow = ? and run_id = ?"
+        rows = self._store().rows(query, [self._facts["flow_name"], self._facts["run_id"]])
+        return json.loads(rows[0][0])["graph"]
 
     def get(self, key: str, default: Any = None) -> Any:
         return self._facts.get(key, default)
@@ -64,11 +70,17 @@ class Current:
         if not self._facts:
             return None
         from weft.lineage.client import Run, Task
-        from weft.lineage.store import open_store
 
         kind = Run if levels == 2 else Task
         pathspec = "/".join(self._facts["pathspec"].split("/")[:levels])
-        return kind(pathspec, store=open_store(self._facts["store"]))
+        return kind(pathspec, store=self._store())
+
+    def _store(self) -> Any:
+        """The run's store, opened once in this process."""
+        from weft.lineage import store  # noqa: F401  # It says how a store is opened.
+        from weft.lineage.recorded import default_store
+
+        return default_store(self._facts["store"])
 
 
 current = Current()
