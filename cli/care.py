@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from weft.cli.format import escape_controls, format_bytes
+from weft.cli.format import escape_controls, format_bytes, format_count
 from weft.cli.output import Output
 from weft.cli.session import Session, json_option
 
@@ -39,9 +39,14 @@ def verify(session: Session, is_json: bool) -> int:
         output.line(f"{escape_controls(problem.path)}{place}: {escape_controls(problem.reason)}", style)
         output.line(f"  affected: {escape_controls(problem.affected)}")
         output.line(f"  {problem.advice}")
-    counts = (
-        f"{report.event_count:,} events, {report.journal_count:,} journals, "
-        f"{report.segment_file_count:,} segment files, {report.object_count:,} objects"
+    counts = ", ".join(
+        format_count(count, noun)
+        for count, noun in (
+            (report.event_count, "event"),
+            (report.journal_count, "journal"),
+            (report.segment_file_count, "segment file"),
+            (report.object_count, "object"),
+        )
     )
     output.line(
         f"{'sound' if report.is_sound else 'DAMAGED'}: {counts}", "green" if report.is_sound else "red"
@@ -82,11 +87,11 @@ def compact(session: Session, is_json: bool) -> int:
         )
         return 0
     output.line(
-        f"sealed {report.event_count:,} events of {len(report.sealed):,} journals "
-        f"into {len(report.segments):,} segments ({format_bytes(size_bytes)})"
+        f"sealed {format_count(report.event_count, 'event')} of {format_count(len(report.sealed), 'journal')} "
+        f"into {format_count(len(report.segments), 'segment')} ({format_bytes(size_bytes)})"
     )
     if report.removed:
-        output.line(f"removed {len(report.removed):,} journals that were sealed before")
+        output.line(f"removed {format_count(len(report.removed), 'journal')} that had been sealed before")
     for path, reason in report.left:
         output.line(f"left {escape_controls(path)}: {escape_controls(reason)}", "yellow")
     return 0

@@ -8,6 +8,7 @@ __all__ = [
     "escape_controls",
     "format_ago",
     "format_bytes",
+    "format_count",
     "format_duration",
     "format_instant",
     "format_number",
@@ -101,6 +102,15 @@ def format_ago(instant: datetime | None, now: datetime) -> str:
 
 def _aware(instant: datetime) -> datetime:
     return instant.replace(tzinfo=UTC) if instant.tzinfo is None else instant
+
+
+def format_count(count: int, noun: str) -> str:
+    """A number of things.
+
+    >>> [format_count(1, "journal"), format_count(1200, "journal")]
+    ['1 journal', '1,200 journals']
+    """
+    return f"{count:,} {noun}" if count == 1 else f"{count:,} {noun}s"
 
 
 def format_number(number: float) -> str:
