@@ -7,8 +7,8 @@ import sys
 from typing import NamedTuple
 
 from weft.cli.output import print_error
-from weft.lineage.description import STORE_FOLDER, create_store, find_store, read_description
-from weft.lineage.errors import InvalidFlow, NotFound, StoreUnavailable
+from weft.lineage.description import STORE_FOLDER, create_store, find_store, local_folder, read_description
+from weft.lineage.errors import InvalidFlow, NotFound
 from weft.lineage.storage import LocalStorage
 from weft.runtime.flow import FlowSpec
 from weft.runtime.graph import Graph
@@ -91,17 +91,13 @@ def existing_store(call: Invocation) -> str:
 def open_for_writing(call: Invocation) -> LocalStorage:
     """The store a run is recorded in; created if there is none. Raises: StoreError."""
     root = call.store_url or find_store(os.getcwd(), os.environ) or os.path.join(os.getcwd(), STORE_FOLDER)
-    if "://" in root and not root.startswith("file://"):
-        raise StoreUnavailable(
-            f"Runs are recorded in local folders only, not in {root}. Give a folder to --store."
-        )
-    storage = LocalStorage(os.path.abspath(root.removeprefix("file://")))
+    storage = LocalStorage(local_folder(root))
     create_store(storage)
     return storage
 
 
 def open_for_reading(call: Invocation) -> LocalStorage:
     """The store that is there. Raises: NotFound, StoreError."""
-    storage = LocalStorage(os.path.abspath(existing_store(call).removeprefix("file://")))
+    storage = LocalStorage(local_folder(existing_store(call)))
     read_description(storage)
     return storage

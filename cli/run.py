@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 from weft.cli.invocation import Invocation, checked_graph, open_for_reading, open_for_writing
 from weft.cli.progress import Progress
+from weft.lineage.errors import UsageError
 from weft.runtime.decorators import attach
 from weft.runtime.parameters import constants_of, parameters_of, resolve
 
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
 __all__ = ["resume_flow", "run_flow"]
 
 _MEGABYTE = 1 << 20
+_TAG_CHARS_MAX = 500
 _USER_VARIABLES = ("WEFT_USER", "METAFLOW_USER", "SUDO_USER", "USERNAME", "USER")
 
 
@@ -114,7 +116,7 @@ class _Launch:
             options["max_num_splits"],
             options["max_log_size"] * _MEGABYTE,
             self._isolation,
-            options["tags"],
+            _checked_tags(options["tags"]),
             options["keep_going"],
             options["namespace"] or f"user:{user}",
             (*self._call.decorators, *options["decorators"]),
@@ -151,6 +153,14 @@ class _Launch:
             resumed = self._call.command("resume")
             progress.say(f"{pathspec} was {status}; `{resumed}` goes on from there", "yellow")
         return 1
+
+
+def _checked_tags(tags: tuple[str, ...]) -> tuple[str, ...]:
+    """Each tag once. Raises: UsageError."""
+    for tag in tags:
+        if not tag.strip() or len(tag) > _TAG_CHARS_MAX:
+            raise UsageError(f"{tag[:40]!r} cannot be a tag. Give 1 to {_TAG_CHARS_MAX} characters.")
+    return tuple(dict.fromkeys(tags))
 
 
 def _user_name() -> str:

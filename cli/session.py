@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import click
 
-from weft.lineage.errors import NotFound, StoreUnavailable, WeftError
+from weft.lineage.errors import NotFound, WeftError
 
 if TYPE_CHECKING:
     from weft.lineage.storage import LocalStorage, Storage
@@ -34,7 +34,7 @@ class Session(NamedTuple):
 
     def storage(self) -> LocalStorage:
         """Where the store's bytes lie; none is ever created. Raises: NotFound, StoreError."""
-        from weft.lineage.description import find_store, read_description
+        from weft.lineage.description import find_store, local_folder, read_description
         from weft.lineage.storage import LocalStorage
 
         root = self.store_url or find_store(os.getcwd(), os.environ)
@@ -42,9 +42,7 @@ class Session(NamedTuple):
             raise NotFound(
                 "There is no store here. Run a flow first, or name a store with --store or WEFT_STORE."
             )
-        if "://" in root and not root.startswith("file://"):
-            raise StoreUnavailable(f"{root} is not a local folder. Give a folder to --store.")
-        storage = LocalStorage(os.path.abspath(root.removeprefix("file://")))
+        storage = LocalStorage(local_folder(root))
         read_description(storage)
         return storage
 

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import NamedTuple
 
 from weft.lineage import clock
-from weft.lineage.errors import NotFound, StoreConflict, StoreDamaged, StoreTooNew
+from weft.lineage.errors import NotFound, StoreConflict, StoreDamaged, StoreTooNew, StoreUnavailable
 from weft.lineage.paths import DESCRIPTION
 from weft.lineage.storage import Storage
 from weft.lineage.version import VERSION
@@ -19,6 +19,7 @@ __all__ = [
     "Description",
     "create_store",
     "find_store",
+    "local_folder",
     "read_description",
 ]
 
@@ -55,6 +56,19 @@ def find_store(folder: str, environ: Mapping[str, str]) -> str | None:
         if above == folder:
             return None
         folder = above
+
+
+def local_folder(url: str) -> str:
+    """The folder that a store's URL names: a path, with or without `file://`.
+
+    Raises: StoreUnavailable for URLs of anything else.
+    """
+    path = url.removeprefix("file://")
+    if "://" in path:
+        raise StoreUnavailable(
+            f"{url} is no local folder, and stores lie in local folders only. Name a folder."
+        )
+    return os.path.abspath(os.path.expanduser(path))
 
 
 def create_store(storage: Storage, version: str = VERSION) -> Description:

@@ -8,7 +8,7 @@ from threading import RLock
 from typing import TYPE_CHECKING, Any, Self
 
 from weft.lineage import clock, fence, view_sql
-from weft.lineage.description import find_store, read_description
+from weft.lineage.description import find_store, local_folder, read_description
 from weft.lineage.errors import NotFound, UsageError
 from weft.lineage.events import Event
 from weft.lineage.log import EventLog
@@ -302,7 +302,7 @@ def open_store(url: str | None = None, as_of: str | datetime | None = None) -> S
             f"There is no store at or above {os.getcwd()}. Run a flow first, or name a store with --store "
             "(in Python: open_store(url))."
         )
-    return Store(LocalStorage(root), as_of)
+    return Store(LocalStorage(local_folder(root)), as_of)
 
 
 def sql(query: str, frames: Mapping[str, Any] | None = None, **params: Any) -> Result:
