@@ -26,7 +26,12 @@ _MEGABYTE = 1 << 20
 
 
 def main(flow_class: type[FlowSpec]) -> None:
-    """What `MyFlow()` does: run the command line, or be one attempt's worker; ends the process."""
+    """What `MyFlow()` does: run the command line, or be one attempt's worker; ends the process.
+
+    Where a child of multiprocessing reads the flow's file only to know what is in it, nothing is done.
+    """
+    if _is_read_by_multiprocessing():
+        return
     if WORKER_VARIABLE in os.environ:
         serve_spawned(flow_class)
     if hasattr(sys, "ps1"):
@@ -35,6 +40,12 @@ def main(flow_class: type[FlowSpec]) -> None:
             "Write the flow to a file of its own and type `python that_file.py run`."
         )
     run_to_exit(_group(flow_class), sys.argv[1:], flow_command())
+
+
+def _is_read_by_multiprocessing() -> bool:
+    """Whether this is a spawned child of a step, which would otherwise start the run again, and that one too."""
+    process = sys.modules.get("multiprocessing.process")
+    return process is not None and getattr(process.current_process(), "_inheriting", False)
 
 
 def _group(flow_class: type[FlowSpec]) -> click.Group:

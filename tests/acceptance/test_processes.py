@@ -159,3 +159,23 @@ def test_more_workers_than_files_may_be_open(project: Project) -> None:
     done: Done = project.call_under("ulimit -n 120", "run", "--max-workers", "500")
     assert done.code == 0, done.err
     assert project.newest().saved("join") == {"total": 1770}
+
+
+def test_spawned_children_of_a_step_do_not_start_the_flow_again(project: Project) -> None:
+    project.write(
+        """
+        import multiprocessing
+        class Unguarded(FlowSpec):
+            @step
+            def start(self):
+                with multiprocessing.get_context("spawn").Pool(1) as pool:
+                    self.lengths = pool.map(len, ["ab", "c"])
+                self.next(self.end)
+            @step
+            def end(self):
+                pass
+        Unguarded()
+        """
+    )
+    assert project.run().saved("start") == {"lengths": [2, 1]}
+    assert len(project.runs()) == 1
