@@ -32,6 +32,7 @@ class _Step:
         "done",
         "failed",
         "finished_s",
+        "is_announced",
         "name",
         "reported_s",
         "reused",
@@ -44,6 +45,7 @@ class _Step:
         self.created = self.done = self.failed = self.reused = self.running = 0
         self.started_s = self.reported_s = now_s
         self.finished_s: float | None = None
+        self.is_announced = False
 
     @property
     def is_over(self) -> bool:
@@ -64,6 +66,7 @@ class Progress:
         self._err = Output(sys.stderr)
         self._is_live = sys.stderr.isatty() and not is_quiet
         self._steps: dict[str, _Step] = {}
+        self._ended: list[_Step] = []  # whose tasks have all ended, as far as is known
         self._drawn_lines = 0
         self._drawn_s = 0.0
         self._is_dirty = False
@@ -91,6 +94,7 @@ class Progress:
 
     def on_tick(self) -> None:
         self._flush()
+        self._announce_ends()
         now_s = clock.monotonic_s()
         if self._is_live:
             if now_s - self._drawn_s >= _REDRAW_S:
@@ -101,6 +105,7 @@ class Progress:
     def end(self) -> None:
         """Leave the last state of the live lines standing."""
         self._flush()
+        self._announce_ends()
         if self._is_live:
             self._draw(clock.monotonic_s())
             self._drawn_lines = 0
@@ -145,19 +150,21 @@ class Progress:
             step.reused += 1
         elif kind == "attempt_started":
             step.running += 1
-            if step.running == 1 and step.done + step.failed == step.reused:
+            if not step.is_announced:
+                step.is_announced = True
                 self._announce(step)
         elif kind in ("attempt_succeeded", "attempt_caught", "attempt_failed", "attempt_cancelled"):
             step.running -= 1
-            self._on_end(step, event, now_s)
+            self._on_end(step, event)
         elif kind == "retry_scheduled":
             step.failed -= 1
+            step.finished_s = None
             delay = (event.payload or {}).get("delay_s") or 0
             when = f"in {format_duration(delay)}" if delay else "now"
             self.say(f"{self._place(event)}: attempt {event.attempt} follows {when}", "yellow")
         self._is_dirty = True
 
-    def _on_end(self, step: _Step, event: Event, now_s: float) -> None:
+    def _on_end(self, step: _Step, event: Event) -> None:
         payload = event.payload or {}
         place = self._place(event)
         if event.kind in ("attempt_succeeded", "attempt_caught"):
@@ -171,15 +178,24 @@ class Progress:
             style = "yellow" if what == "caught" else "red"
             reason = f"{event.type}: {message}" if message else event.type
             self.say(f"{place}: attempt {event.attempt} {what}: {reason}", style)
-        if step.is_over and step.finished_s is None:
-            step.finished_s = now_s
-            if not self._is_live:
-                self.say(f"{step.name}: {self._counts(step)} in {format_duration(now_s - step.started_s)}")
+        if step.is_over:
+            self._ended.append(step)
+
+    def _announce_ends(self) -> None:
+        """Say which steps are over. A retry that follows a failure at once has been heard of by now."""
+        ended, self._ended = self._ended, []
+        for step in ended:
+            if step.is_over and step.finished_s is None:
+                step.finished_s = now_s = clock.monotonic_s()
+                if not self._is_live:
+                    elapsed = format_duration(now_s - step.started_s)
+                    self.say(f"{step.name}: {self._counts(step)} in {elapsed}")
 
     def _place(self, event: Event) -> str:
         return f"{event.step}/{event.task_id}{self._labels.get(event.task_id, '')}"
 
     def _announce(self, step: _Step) -> None:
+        self._announce_ends()
         if not self._is_live:
             tasks = "1 task" if step.created == 1 else f"{step.created:,} tasks"
             self.say(f"{step.name}: {tasks} started")

@@ -109,6 +109,30 @@ def test_live_lines_show_the_steps_of_the_flow(project: Project) -> None:
     assert "waiting, " not in shown.decode()
 
 
+def test_a_step_is_said_to_be_over_once_its_retries_are_made(project: Project) -> None:
+    project.write(
+        """
+        class Again(FlowSpec):
+            @retry(times=2, minutes_between_retries=0)
+            @step
+            def start(self):
+                assert current.retry_count == 2
+                self.next(self.end)
+            @step
+            def end(self):
+                pass
+        if __name__ == "__main__":
+            Again()
+        """
+    )
+    for isolation in ("fork", "inline"):
+        lines = project.call("run", "--isolation", isolation).err.splitlines()
+        (over,) = [line for line in lines if " start: " in line and " in " in line]
+        assert " start: done in " in over
+        assert len([line for line in lines if " start: 1 task started" in line]) == 1
+        assert lines.index(over) < lines.index(next(line for line in lines if " end: 1 task" in line))
+
+
 def _read(terminal: int) -> bytes:
     try:
         return os.read(terminal, 4096)
