@@ -37,6 +37,8 @@ def _run(group: click.Group, arguments: list[str], prog_name: str) -> int:
     except click.exceptions.NoArgsIsHelpError as help_text:
         Output().line(help_text.format_message())
         return 0
+    except click.NoSuchOption as error:
+        raise UsageError(_of_an_unknown_option(error)) from error
     except click.UsageError as error:
         place = f" `{error.ctx.command_path} --help` shows how to use it." if error.ctx else ""
         raise UsageError(error.format_message().rstrip() + place) from error
@@ -45,3 +47,14 @@ def _run(group: click.Group, arguments: list[str], prog_name: str) -> int:
     except click.Abort:
         return 1
     return result if isinstance(result, int) else 0
+
+
+def _of_an_unknown_option(error: click.NoSuchOption) -> str:
+    context = error.ctx
+    if context is None:
+        return error.format_message()
+    above = context.parent
+    if above is not None and any(error.option_name in option.opts for option in above.command.params):
+        command = f"{above.command_path} {error.option_name} … {context.info_name}"
+        return f"{error.option_name} stands before the command: `{command}`."
+    return f"{error.format_message().rstrip()} `{context.command_path} --help` shows how to use it."

@@ -49,7 +49,9 @@ def resume_flow(
         added = {n: p for n, p in parameters_of(flow_class).items() if n not in plan.parameters}
         values = resolve(added, {}, os.environ, flow_class.__name__, user)
         values |= {name: None for name in plan.parameters if name in parameters_of(flow_class)}
-        launch.progress.say(f"{len(plan.tasks):,} tasks of {origin.flow}/{origin.run_id} are reused")
+        count = "1 task" if len(plan.tasks) == 1 else f"{len(plan.tasks):,} tasks"
+        verb = "is" if len(plan.tasks) == 1 else "are"
+        launch.progress.say(f"{count} of {origin.flow}/{origin.run_id} {verb} reused")
         return launch.execute(storage, values, user, plan)
 
 

@@ -12,6 +12,8 @@ __all__ = ["draw_dot", "draw_mermaid", "draw_tree"]
 
 _VALUE_CHARACTERS_MAX = 40
 _MEMBERS_NAMED_MAX = 3
+#: How deep a tree is drawn: further to the right nobody can read it.
+_LEVELS_MAX = 40
 
 Group = tuple[str, ...]
 
@@ -20,7 +22,7 @@ def draw_tree(graph: Graph) -> str:
     """An artifact a line, with the task that made it; below it what that task read, or what was made from it.
 
     Artifacts of one name from many tasks of one step are one line with a count. What was drawn before is
-    only named.
+    only named. A line says where a tree goes deeper than it is drawn.
     """
     parts = []
     for direction, title in (("up", "made from"), ("down", "used for")):
@@ -98,21 +100,24 @@ class _Tree:
     def lines(self) -> list[str]:
         found: list[str] = []
         # By hand, not by recursion: a chain of steps may be deeper than Python's stack.
-        stack = [(group, "", "", True) for group in reversed(self._groups(self._graph.roots))]
+        stack = [(group, "", "", 0) for group in reversed(self._groups(self._graph.roots))]
         while stack:
-            group, indent, branch, is_root = stack.pop()
+            group, indent, branch, level = stack.pop()
             is_repeat = group in self._drawn
             children = [] if is_repeat else self._children(group)
             self._drawn.add(group)
             found.append(
                 indent
                 + branch
-                + self._line(group, is_root)
+                + self._line(group, is_root=level == 0)
                 + (" (above)" if is_repeat and self._children(group) else "")
             )
             below = indent + {"": "", "├─ ": "│  ", "└─ ": "   "}[branch]
+            if children and level == _LEVELS_MAX:
+                found.append(f"{below}└─ … goes deeper: ask for the lineage of {self._name(group)}")
+                continue
             for position, child in enumerate(reversed(children)):
-                stack.append((child, below, "└─ " if position == 0 else "├─ ", False))
+                stack.append((child, below, "└─ " if position == 0 else "├─ ", level + 1))
         return found
 
     def _children(self, group: Group) -> list[Group]:
@@ -162,6 +167,12 @@ class _Tree:
         if first.value is not None and len(group) == 1:
             text += f" = {_shortened(first.value)}"
         return f"{text}  {place}"
+
+    def _name(self, group: Group) -> str:
+        """The pathspec of a group's first member."""
+        node = self._graph.nodes[group[0]]
+        name = f"/{node.name}" if node.kind == "artifact" else ""
+        return f"{node.flow}/{node.run_id}/{node.step}/{node.task_id}{name}"
 
     def _is_foreign(self, node: Node) -> bool:
         """Whether a node is of another run than the first root."""

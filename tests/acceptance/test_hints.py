@@ -133,6 +133,17 @@ def test_a_step_is_said_to_be_over_once_its_retries_are_made(project: Project) -
         assert lines.index(over) < lines.index(next(line for line in lines if " end: 1 task" in line))
 
 
+def test_options_that_stand_in_the_wrong_place_are_told_theirs(project: Project) -> None:
+    project.write(_FAILING)
+    done = project.call("run", "--store", "elsewhere")
+    assert (done.code, done.err) == (
+        2,
+        "error: --store stands before the command: `python flow.py --store … run`.\n",
+    )
+    weft = project.call_in(project.folder, [sys.executable, "-m", "weft", "runs", "--as-of", "2020"])
+    assert weft.err == "error: --as-of stands before the command: `weft --as-of … runs`.\n"
+
+
 def _read(terminal: int) -> bytes:
     try:
         return os.read(terminal, 4096)

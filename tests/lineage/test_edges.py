@@ -215,4 +215,17 @@ def test_deep_chains_do_not_overflow(story: Any) -> None:
         task = story.task(run, f"s{number}", str(number), (task,), reads=(("x", task),), x=number)
     graph = story.store().lineage(f"{task.pathspec}/x")
     assert len(graph.nodes) == 300
-    assert len(graph.tree().splitlines()) == 150
+    assert len(graph.tree().splitlines()) == 42
+
+
+def test_a_tree_says_where_it_goes_deeper_than_it_is_drawn(story: Any) -> None:
+    run = story.run("Chain", "1")
+    last = story.task(run, "s0", "1", x=0)
+    for number in range(1, 100):
+        last = story.task(run, f"s{number}", str(number + 1), (last,), reads=(("x", last),), x=number)
+    story.end(run)
+    graph = story.store().lineage("Chain/1/s99/100/x")
+    lines = graph.tree().splitlines()
+    assert len(lines) == 42
+    assert lines[-1].strip() == "└─ … goes deeper: ask for the lineage of Chain/1/s59/60/x"
+    assert "goes deeper" not in story.store().lineage("Chain/1/s40/41/x").tree()
