@@ -20,7 +20,7 @@ from weft.runtime.decorators import Catch, Retry, decorators_of
 from weft.runtime.flow import FlowSpec
 from weft.runtime.graph import Graph
 from weft.runtime.inline import InlineRunner
-from weft.runtime.launcher import ForkLauncher, SpawnLauncher, make_room_for
+from weft.runtime.launcher import ForkLauncher, Launcher, SpawnLauncher, make_room_for
 from weft.runtime.ledger import Ledger
 from weft.runtime.machine import Machine, Policy
 from weft.runtime.orders import RunContext
@@ -73,6 +73,7 @@ def execute(
 
     Raises: StoreError when the record cannot be kept; what was acknowledged before stays.
     """
+    launcher = _launcher(settings, template)
     objects = Objects(storage)
     run = RunRef(clock.random_bytes(16), graph.name, str(clock.now_us()))
     facts, ignored = (None, frozenset[str]()) if git is None else git.answer()
@@ -103,7 +104,7 @@ def execute(
         ledger.reuse(plan.reused_in(run))
     context = _context(run, storage, settings, list(values[0]), ledger, graph, plan)
     try:
-        end = _scheduler(flow_class, ledger, context, objects, watcher, settings, template).run()
+        end = _scheduler(flow_class, ledger, context, objects, watcher, settings, launcher).run()
         ledger.record([events.run_ended(run, end.status, end.payload)])
     except BaseException:
         _close_quietly(journal)
@@ -124,6 +125,15 @@ def policies_of(flow_class: type[FlowSpec]) -> dict[str, Policy]:
     return policies
 
 
+def _launcher(settings: RunSettings, template: Template | None) -> Launcher | None:
+    """What starts attempts, getting ready while the record is opened; None where they need no process."""
+    if settings.isolation == "inline":
+        return None
+    launcher: Launcher = SpawnLauncher() if template is None else ForkLauncher(template)
+    launcher.prepare()
+    return launcher
+
+
 def _scheduler(
     flow_class: type[FlowSpec],
     ledger: Ledger,
@@ -131,11 +141,10 @@ def _scheduler(
     objects: Objects,
     watcher: Watcher,
     settings: RunSettings,
-    template: Template | None,
+    launcher: Launcher | None,
 ) -> Any:
-    if settings.isolation == "inline":
+    if launcher is None:
         return InlineRunner(ledger, flow_class, context, objects, watcher, settings.max_log_bytes)
-    launcher = ForkLauncher(template) if template is not None else SpawnLauncher()
     limits = Limits(make_room_for(settings.max_workers), settings.max_log_bytes)
     return Scheduler(ledger, launcher, context, objects, watcher, limits)
 

@@ -58,6 +58,9 @@ class Exit(NamedTuple):
 
 
 class Launcher(Protocol):
+    def prepare(self) -> None:
+        """Get a head start on the next launch, where that costs nobody anything."""
+
     def launch(self, token: int) -> Channels:
         """Start the process of an attempt, which waits for its order on the socket. Raises: LaunchFailed."""
 
@@ -74,17 +77,36 @@ class Launcher(Protocol):
 
 
 class ForkLauncher:
-    """Children of the template: a millisecond each, with everything that the flow has imported."""
+    """Children of the template: a millisecond each, with everything that the flow has imported.
+
+    One child is forked ahead: it sets itself up while others work, and waits on its socket for an order.
+    """
 
     def __init__(self, template: Template) -> None:
         self._template = template
         self._is_gone = False
-        self._running: set[int] = set()
+        self._children = 0
+        self._spare: tuple[int, Channels] | None = None
+        self._child_of: dict[int, int] = {}  # by token
+        self._token_of: dict[int, int] = {}  # by child
+
+    def prepare(self) -> None:
+        if self._spare is None and not self._is_gone:
+            with contextlib.suppress(LaunchFailed):  # The launch that needs it will say so.
+                self._spare = self._fork()
 
     def launch(self, token: int) -> Channels:
+        spare, self._spare = self._spare, None
+        child, channels = spare or self._fork()
+        self._child_of[token] = child
+        self._token_of[child] = token
+        return channels
+
+    def _fork(self) -> tuple[int, Channels]:
         channels, theirs = _open_channels()
+        self._children += 1
         try:
-            self._template.launch(token, theirs.connection, theirs.stdout, theirs.stderr)
+            self._template.launch(self._children, theirs.connection, theirs.stdout, theirs.stderr)
         except OSError as error:
             channels.close()
             raise LaunchFailed(
@@ -92,31 +114,42 @@ class ForkLauncher:
             ) from error
         finally:
             theirs.close()
-        self._running.add(token)
-        return channels
+        return self._children, channels
 
     def signal(self, token: int, number: int) -> None:
-        if token in self._running:
-            self._template.signal(token, number)
+        if token in self._child_of:
+            self._template.signal(self._child_of[token], number)
 
     def exits(self) -> list[Exit]:
         exits = []
         try:
             while (report := self._template.receive()) is not None:
-                _, token, pid, code = report
-                self._running.discard(token)
+                _, child, pid, code = report
+                if self._spare is not None and self._spare[0] == child:
+                    self._drop_spare()
+                    continue
+                token = self._token_of.pop(child)
+                del self._child_of[token]
                 exits.append(Exit(token, pid, code))
         except EOFError:
             self._is_gone = True
-            exits += [Exit(token, None, None) for token in self._running]
-            self._running.clear()
+            self._drop_spare()
+            exits += [Exit(token, None, None) for token in self._child_of]
+            self._child_of.clear()
+            self._token_of.clear()
         return exits
 
     def wake_descriptors(self) -> list[int]:
         return [] if self._is_gone else [self._template.control.fileno()]
 
     def close(self) -> None:
+        self._drop_spare()
         self._template.close()
+
+    def _drop_spare(self) -> None:
+        if self._spare is not None:
+            self._spare[1].close()
+            self._spare = None
 
 
 class SpawnLauncher:
@@ -133,6 +166,9 @@ class SpawnLauncher:
         os.set_blocking(self._wake_read, False)
         os.set_blocking(self._wake_write, False)
         signal.signal(signal.SIGCHLD, lambda number, frame: self._wake())
+
+    def prepare(self) -> None:
+        """A process started ahead would run the flow's file once more than there are attempts."""
 
     def launch(self, token: int) -> Channels:
         channels, theirs = _open_channels()

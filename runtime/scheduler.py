@@ -177,6 +177,8 @@ class Scheduler:
         if self._ledger.cancel_reason is not None:
             self._cancel_running()
         self._launch_ready()
+        if self._ledger.end is None and not self._is_cancelling:
+            self._launcher.prepare()
         self._watcher.on_tick()
 
     def _wake(self) -> None:

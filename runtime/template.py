@@ -115,7 +115,7 @@ class _Forker:
     def run(self) -> NoReturn:
         # Children need these; imported once here, they cost them nothing.
         import atexit  # noqa: F401
-        import faulthandler  # noqa: F401
+        import faulthandler
         import resource  # noqa: F401
         import traceback  # noqa: F401
         import warnings
@@ -125,6 +125,7 @@ class _Forker:
         wake_read, wake_write = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
         signal.set_wakeup_fd(wake_write)
         signal.signal(signal.SIGCHLD, lambda number, frame: None)
+        faulthandler.enable(file=2)  # Children inherit it, and write to what is their descriptor 2.
         gc.disable()
         gc.freeze()
         poller = select.poll()

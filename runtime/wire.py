@@ -23,6 +23,10 @@ __all__ = ["MessageReader", "event_of", "pack_message", "receive_message", "row_
 
 _READ_BYTES = 1 << 20
 _LENGTH = struct.Struct("<I")
+
+# One for all messages of a process: a packer of its own would map and unmap a buffer for each. Only main threads
+# speak. A text may hold what is no Unicode, such as the name of a file in a user's message.
+_packer = msgpack.Packer(use_bin_type=True, unicode_errors="backslashreplace")
 _COLUMNS_STAMPED = 2  # writer and seq are given at commit
 
 _DEFAULTS = tuple(Event())
@@ -30,8 +34,7 @@ _DEFAULTS = tuple(Event())
 
 def pack_message(kind: str, body: Any) -> bytes:
     """One message, ready to be sent."""
-    # A text may hold what is no Unicode, such as the name of a file in a user's message.
-    payload: bytes = msgpack.packb([kind, body], use_bin_type=True, unicode_errors="backslashreplace")
+    payload: bytes = _packer.pack([kind, body])
     return _LENGTH.pack(len(payload)) + payload
 
 

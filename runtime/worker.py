@@ -47,11 +47,9 @@ def _serve(flow_class: type[FlowSpec], descriptor: int) -> None:
 def be_forked(descriptor: int, flow_class: type[FlowSpec], reseed: Callable[[], None]) -> NoReturn:
     """Be the child that a template has just forked: its descriptors and signals are set up."""
     import atexit
-    import faulthandler
 
     # What the flow's import registered belongs to the process that imported it.
     atexit._clear()
-    faulthandler.enable(file=2)
     _make_lines_whole()
     _refuse_breakpoints()
     reseed()
