@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NoReturn
 
 import click
 
@@ -13,39 +13,19 @@ from weft.cli.entry import run_to_exit
 from weft.cli.invocation import Invocation, checked_graph, existing_store, flow_command
 from weft.cli.output import Output
 from weft.lineage.description import STORE_FOLDER
-from weft.lineage.errors import UsageError
 from weft.lineage.ids import parse_pathspec
 from weft.lineage.version import VERSION
 from weft.runtime.flow import FlowSpec
 from weft.runtime.parameters import Parameter, parameters_of
-from weft.runtime.worker import WORKER_VARIABLE, serve_spawned
 
-__all__ = ["main"]
+__all__ = ["run_command_line"]
 
 _MEGABYTE = 1 << 20
 
 
-def main(flow_class: type[FlowSpec]) -> None:
-    """What `MyFlow()` does: run the command line, or be one attempt's worker; ends the process.
-
-    Where a child of multiprocessing reads the flow's file only to know what is in it, nothing is done.
-    """
-    if _is_read_by_multiprocessing():
-        return
-    if WORKER_VARIABLE in os.environ:
-        serve_spawned(flow_class)
-    if hasattr(sys, "ps1"):
-        raise UsageError(
-            f"{flow_class.__name__}() starts a command line and this is an interactive session. "
-            "Write the flow to a file of its own and type `python that_file.py run`."
-        )
+def run_command_line(flow_class: type[FlowSpec]) -> NoReturn:
+    """Do what `sys.argv` says about a flow, and end the process."""
     run_to_exit(_group(flow_class), sys.argv[1:], flow_command())
-
-
-def _is_read_by_multiprocessing() -> bool:
-    """Whether this is a spawned child of a step, which would otherwise start the run again, and that one too."""
-    process = sys.modules.get("multiprocessing.process")
-    return process is not None and getattr(process.current_process(), "_inheriting", False)
 
 
 def _group(flow_class: type[FlowSpec]) -> click.Group:

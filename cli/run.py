@@ -10,6 +10,7 @@ from weft.cli.progress import Progress
 from weft.lineage.errors import UsageError
 from weft.runtime.decorators import attach
 from weft.runtime.parameters import constants_of, parameters_of, resolve
+from weft.runtime.template import start_template, take_early
 
 if TYPE_CHECKING:
     from weft.lineage.storage import LocalStorage
@@ -86,8 +87,9 @@ class _Launch:
 
     def _start_template(self) -> str:
         """Fork the template unless the flow's process must not be forked; the isolation that is used."""
-        from weft.runtime.launcher import reason_not_to_fork
+        from weft.runtime.forking import reason_not_to_fork
 
+        early = take_early()
         isolation: str = self._options["isolation"]
         if isolation == "auto":
             reason = reason_not_to_fork()
@@ -99,9 +101,9 @@ class _Launch:
                     f"tasks get fresh interpreters: {reason}; --isolation fork insists", "yellow"
                 )
         if isolation == "fork":
-            from weft.runtime.template import start_template
-
-            self._template = start_template(self._call.flow_class)
+            self._template = early or start_template(self._call.flow_class)
+        elif early is not None:
+            early.close()
         return isolation
 
     def execute(

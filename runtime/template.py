@@ -27,9 +27,10 @@ import msgpack
 
 from weft.runtime import worker
 from weft.runtime.flow import FlowSpec
+from weft.runtime.forking import reason_not_to_fork
 from weft.runtime.randomness import reseed, seeded_state
 
-__all__ = ["Template", "start_template"]
+__all__ = ["Template", "start_early", "start_template", "take_early"]
 
 _MESSAGE_BYTES_MAX = 4096
 _ERROR_EXIT = 70
@@ -95,6 +96,23 @@ def start_template(flow_class: type[FlowSpec]) -> Template:
         _Forker(flow_class, theirs, random_state).run()
     except BaseException:  # noqa: BLE001  # Nothing above this frame may run twice.
         _exit_after_error()
+
+
+_early: Template | None = None
+
+
+def start_early(flow_class: type[FlowSpec]) -> None:
+    """Fork the template while the process is small, unless that is not safe; `take_early` hands it out."""
+    global _early
+    if reason_not_to_fork() is None:
+        _early = start_template(flow_class)
+
+
+def take_early() -> Template | None:
+    """The template that was forked early, if any; from then on it is the caller's."""
+    global _early
+    early, _early = _early, None
+    return early
 
 
 class _Forker:

@@ -78,7 +78,7 @@ _MODULE_OF = {name: module for module, names in _LAZY.items() for name in names}
 
 def _start_command_line(flow_class: type[FlowSpec]) -> None:
     try:
-        from weft.cli.flow import main
+        from weft.cli.start import main
     except KeyboardInterrupt:
         raise SystemExit(1) from None
 
