@@ -53,7 +53,22 @@ def check(
 
 def check_flow(flow_class: type, graph: Graph) -> list[Problem]:
     """The problems of a flow class whose graph is `graph`, its decorators and parameters included."""
-    return check(graph, decorators_of(flow_class), parameters_of(flow_class))
+    problems = check(graph, decorators_of(flow_class), parameters_of(flow_class))
+    return problems or list(_no_init(flow_class, graph))
+
+
+def _no_init(flow_class: type, graph: Graph) -> Iterable[Problem]:
+    """Tasks are made in processes of their own from what is recorded: an `__init__` has no part in that."""
+    for base in flow_class.__mro__:
+        if base is object or "_weft_is_flow" in vars(base):
+            return
+        if "__init__" in vars(base):
+            yield Problem(
+                graph.file,
+                graph.line,
+                f"{base.__name__}.__init__ is never called for a task. Set values in the start step, "
+                "or as variables of the class.",
+            )
 
 
 def _at(node: Node, message: str) -> Problem:

@@ -8,8 +8,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from weft.lineage import clock, events
-from weft.lineage.errors import StoreError
-from weft.lineage.events import Event, Payload, RunRef
+from weft.lineage.errors import NotSerializable, StoreError, UsageError
+from weft.lineage.events import Content, Event, Payload, RunRef
 from weft.lineage.journal import Journal
 from weft.lineage.objects import Objects
 from weft.lineage.serializers import dump
@@ -78,14 +78,7 @@ def execute(
     run = RunRef(clock.random_bytes(16), graph.name, str(clock.now_us()))
     facts, ignored = (None, frozenset[str]()) if git is None else git.answer()
     snapshot = save_code(settings.script, objects, ignored)
-    kept = {} if plan is None else plan.parameters
-    contents = [
-        events.parameter_set(run, name, kept.get(name) or content_from(dump(value), objects), "parameter")
-        for name, value in values[0].items()
-    ] + [
-        events.parameter_set(run, name, content_from(dump(value), objects), "constant")
-        for name, value in values[1].items()
-    ]
+    contents = _value_events(run, values, {} if plan is None else plan.parameters, objects)
     started = events.run_started(run, snapshot.digest, _start_payload(graph, settings, facts, plan))
     head = [started, _code_event(run, snapshot), lease_of(run), *_tag_events(run, settings), *contents]
     machine = Machine(
@@ -200,6 +193,35 @@ def _start_payload(
             "resume_step": plan.step,
         }
     return payload
+
+
+def _value_events(
+    run: RunRef,
+    values: tuple[Mapping[str, Any], Mapping[str, Any]],
+    kept: Mapping[str, Content],
+    objects: Objects,
+) -> list[Event]:
+    """Parameters and constants as events; `kept` are the parameters that an origin has recorded.
+
+    Raises: UsageError naming a value that cannot be saved.
+    """
+    made = []
+    for role, group in zip(("parameter", "constant"), values, strict=True):
+        for name, value in group.items():
+            content = kept.get(name) if role == "parameter" else None
+            try:
+                content = content or content_from(dump(value), objects)
+            except NotSerializable as error:
+                fix = (
+                    f"Name it _{name} to keep it out of the record."
+                    if role == "constant"
+                    else "Change its type."
+                )
+                raise UsageError(
+                    f"The {role} {name!r} of {run.flow} cannot be saved: {error} {fix}"
+                ) from error
+            made.append(events.parameter_set(run, name, content, role))
+    return made
 
 
 def _code_event(run: RunRef, snapshot: CodeSnapshot) -> Event:

@@ -129,3 +129,25 @@ def test_the_place_in_a_foreach_cannot_be_set(project: Project) -> None:
     assert (failed.payload or {})["message"] == (
         "self.index says where a task is in its foreach and cannot be set. Use another name."
     )
+
+
+def test_constant_that_cannot_be_saved_is_named(project: Project) -> None:
+    project.write(
+        """
+        import threading
+        class Guarded(FlowSpec):
+            lock = threading.Lock()
+            @step
+            def start(self):
+                self.next(self.end)
+            @step
+            def end(self):
+                pass
+        if __name__ == "__main__":
+            Guarded()
+        """
+    )
+    done = project.call("run")
+    assert done.code == 2
+    assert "constant 'lock' of Guarded cannot be saved" in done.err
+    assert "_lock" in done.err

@@ -398,9 +398,10 @@ def test_check_lets_decorators_through(import_flow: ImportFlow) -> None:
         ("a = Parameter('alpha'); b = Parameter('Alpha')", "Rename one"),
         ("a = Parameter('al pha')", "cannot be an option"),
         ("name = Parameter('title')", "has a name that weft needs itself"),
+        ("def __init__(self): self.k = 1", "__init__ is never called for a task"),
     ],
 )
-def test_check_finds_parameters_that_cannot_work(
+def test_check_finds_class_bodies_that_cannot_work(
     class_body: str, message: str, import_flow: ImportFlow
 ) -> None:
     problems = problems_of(import_flow(FLOW.format(class_body=class_body, decorators="", work=FOREACH)))
