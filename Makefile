@@ -10,7 +10,7 @@ VERSIONS := 3.11 3.13 3.12 3.14 3
 PYTHON := .venv/bin/python
 
 # An active environment and the settings of the caller's Python have no say in ours.
-unexport VIRTUAL_ENV PYTHONHOME PYTHONPATH
+unexport VIRTUAL_ENV PYTHONHOME PYTHONPATH PYTHONDONTWRITEBYTECODE PYTHONUNBUFFERED
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 INSTALL := -m pip install --quiet --no-warn-script-location --editable
 
