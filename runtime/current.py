@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
-__all__ = ["Current", "current", "running"]
+__all__ = ["Current", "Running", "current"]
 
 _NAMES = (
     "flow_name",
@@ -86,11 +84,14 @@ class Current:
 current = Current()
 
 
-@contextmanager
-def running(facts: dict[str, Any]) -> Iterator[None]:
+class Running:
     """Let `current` speak of one task while the block runs."""
-    current._facts = facts
-    try:
-        yield
-    finally:
+
+    def __init__(self, facts: dict[str, Any]) -> None:
+        self._facts = facts
+
+    def __enter__(self) -> None:
+        current._facts = self._facts
+
+    def __exit__(self, *_: object) -> None:
         current._facts = {}
