@@ -143,6 +143,7 @@ class _Forker:
         wake_read, wake_write = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
         signal.set_wakeup_fd(wake_write)
         signal.signal(signal.SIGCHLD, lambda number, frame: None)
+        worker.prepare_children()
         faulthandler.enable(file=2)  # Children inherit it, and write to what is their descriptor 2.
         gc.disable()
         gc.freeze()

@@ -17,7 +17,14 @@ from weft.runtime.flow import FlowSpec
 from weft.runtime.orders import unpack_context, unpack_order
 from weft.runtime.wire import pack_message, receive_message, row_of, send_message
 
-__all__ = ["WORKER_VARIABLE", "be_forked", "die_with_parent", "load_prctl", "serve_spawned"]
+__all__ = [
+    "WORKER_VARIABLE",
+    "be_forked",
+    "die_with_parent",
+    "load_prctl",
+    "prepare_children",
+    "serve_spawned",
+]
 
 #: Names the socket of a spawned worker; such a process makes one attempt instead of reading its command line.
 WORKER_VARIABLE = "WEFT_WORKER_FD"
@@ -50,10 +57,38 @@ def be_forked(descriptor: int, flow_class: type[FlowSpec], reseed: Callable[[], 
 
     # What the flow's import registered belongs to the process that imported it.
     atexit._clear()
-    _make_lines_whole()
-    _refuse_breakpoints()
     reseed()
     _serve_and_exit(flow_class, descriptor)
+
+
+def prepare_children() -> None:
+    """In a template: do once what each child would have to do for itself.
+
+    The streams are made while a pipe stands where they write to, as one will in a child: a stream
+    remembers whether it can seek.
+    """
+    ends = os.pipe()
+    kept = [os.dup(number) if _is_open(number) else None for number in (1, 2)]
+    for number in (1, 2):
+        os.dup2(ends[1], number)
+    _make_lines_whole()
+    for number, descriptor in zip((1, 2), kept, strict=True):
+        if descriptor is None:
+            os.close(number)
+        else:
+            os.dup2(descriptor, number)
+            os.close(descriptor)
+    for end in ends:
+        os.close(end)
+    _refuse_breakpoints()
+
+
+def _is_open(descriptor: int) -> bool:
+    try:
+        os.fstat(descriptor)
+    except OSError:
+        return False
+    return True
 
 
 def serve_spawned(flow_class: type[FlowSpec]) -> NoReturn:
