@@ -10,6 +10,7 @@ import click
 
 from weft.cli.entry import run_to_exit
 from weft.cli.session import Session
+from weft.cli.streams import open_missing_streams
 from weft.lineage.errors import UsageError
 from weft.lineage.version import VERSION
 
@@ -98,4 +99,5 @@ def group(ctx: click.Context, store_url: str | None, as_of: str | None) -> None:
 
 def main(arguments: list[str] | None = None) -> None:
     """Run the command line and end the process with its exit code."""
+    open_missing_streams()
     run_to_exit(group, sys.argv[1:] if arguments is None else arguments, "weft")

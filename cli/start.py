@@ -6,6 +6,7 @@ import os
 import sys
 from collections.abc import Sequence
 
+from weft.cli.streams import open_missing_streams
 from weft.lineage.errors import UsageError
 from weft.runtime.flow import FlowSpec
 from weft.runtime.template import start_early
@@ -28,6 +29,7 @@ def main(flow_class: type[FlowSpec]) -> None:
             f"{flow_class.__name__}() starts a command line and this is an interactive session. "
             "Write the flow to a file of its own and type `python that_file.py run`."
         )
+    open_missing_streams()
     if _wants_template(sys.argv[1:]):
         start_early(flow_class)
     try:

@@ -172,3 +172,27 @@ def test_import_of_the_flow_prints_once(project: Project) -> None:
     assert done.code == 0
     assert done.out.count("imported") == 1
     assert os.fspath(project.folder) not in done.out
+
+
+def test_closed_streams_take_no_descriptor_of_the_record(project: Project) -> None:
+    """A journal that got descriptor 1 would take in whatever is printed."""
+    project.write(
+        """
+        import os
+        class Closed(FlowSpec):
+            @step
+            def start(self):
+                os.write(1, b"to one\\n")
+                self.next(self.end)
+            @step
+            def end(self):
+                pass
+        if __name__ == "__main__":
+            Closed()
+        """
+    )
+    done = project.call_under("exec <&- >&- 2>&-", "run")
+    assert (done.code, done.out, done.err) == (0, "", "")
+    run = project.newest()
+    assert run.status == "succeeded"
+    assert run.console("start") == ["to one"]
