@@ -20,8 +20,6 @@ from weft.runtime.parameters import Parameter, parameters_of
 
 __all__ = ["run_command_line"]
 
-_MEGABYTE = 1 << 20
-
 
 def run_command_line(flow_class: type[FlowSpec]) -> NoReturn:
     """Do what `sys.argv` says about a flow, and end the process."""

@@ -151,9 +151,6 @@ class Machine:
         self._is_stopping = True
         return [CancelAttempts(reason), *self._rest()]
 
-    def key_of(self, task_id: str) -> TaskKey:
-        return self._tasks[task_id].key
-
     def _rest(self) -> list[Command]:
         """The end of the run, once nothing runs that could still change it."""
         if self._is_over or self._running_count:

@@ -21,7 +21,6 @@ __all__ = [
     "Ref",
     "Table",
     "content_from",
-    "content_of",
     "content_of_dumped",
     "load_ref",
     "pack_tables",
@@ -76,13 +75,6 @@ def ref_of(event: Event, producer: Pathspec, place: Place | None) -> Ref:
         place,
         pack,
         pack_offset,
-    )
-
-
-def content_of(ref: Ref) -> Content:
-    """What an event says of a referenced value (previews are not known here)."""
-    return Content(
-        ref.digest, ref.size_bytes, ref.type, ref.serializer, None, None, ref.blob, ref.pack, ref.pack_offset
     )
 
 
