@@ -16,9 +16,9 @@ from benchmarks.workloads import Size, history
 from weft.lineage.codec import HEADER_BYTES, Frame, scan
 from weft.lineage.events import Event
 from weft.lineage.journal import Journal
+from weft.lineage.local import LocalStorage
 from weft.lineage.log import EventLog
 from weft.lineage.paths import JOURNALS
-from weft.lineage.storage import LocalStorage
 
 __all__ = ["measure_append", "measure_read", "measure_seal"]
 

@@ -11,8 +11,8 @@ from benchmarks.measure import Cost, bare_forks_s, bare_syncs_s, best_of, run_py
 from benchmarks.report import Figure, answer_of
 from benchmarks.workloads import Size, chain_source, resume_source, wide_source
 from weft.lineage.description import STORE_FOLDER
+from weft.lineage.local import LocalStorage
 from weft.lineage.log import EventLog
-from weft.lineage.storage import LocalStorage
 
 __all__ = ["measure_hello", "measure_resume", "measure_steps", "measure_wide"]
 

@@ -12,8 +12,8 @@ from benchmarks.report import Figure, answer_of
 from benchmarks.workloads import Size, run_events
 from weft.lineage.description import create_store
 from weft.lineage.journal import Journal
+from weft.lineage.local import LocalStorage
 from weft.lineage.log import EventLog
-from weft.lineage.storage import LocalStorage
 from weft.lineage.store import Store
 from weft.lineage.views import load_engine
 

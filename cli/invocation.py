@@ -9,7 +9,7 @@ from typing import NamedTuple
 from weft.cli.output import print_error
 from weft.lineage.description import STORE_FOLDER, create_store, find_store, local_folder, read_description
 from weft.lineage.errors import InvalidFlow, NotFound
-from weft.lineage.storage import LocalStorage
+from weft.lineage.local import LocalStorage
 from weft.runtime.flow import FlowSpec
 from weft.runtime.graph import Graph
 

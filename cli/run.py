@@ -13,7 +13,7 @@ from weft.runtime.parameters import constants_of, parameters_of, resolve
 from weft.runtime.template import start_template, take_early
 
 if TYPE_CHECKING:
-    from weft.lineage.storage import LocalStorage
+    from weft.lineage.local import LocalStorage
     from weft.runtime.graph import Graph
     from weft.runtime.resume import ResumePlan
     from weft.runtime.template import Template

@@ -13,7 +13,8 @@ import click
 from weft.lineage.errors import NotFound, WeftError
 
 if TYPE_CHECKING:
-    from weft.lineage.storage import LocalStorage, Storage
+    from weft.lineage.local import LocalStorage
+    from weft.lineage.storage import Storage
     from weft.lineage.store import Store
 
 __all__ = ["Session", "json_option", "rows_of"]
@@ -35,7 +36,7 @@ class Session(NamedTuple):
     def storage(self) -> LocalStorage:
         """Where the store's bytes lie; none is ever created. Raises: NotFound, StoreError."""
         from weft.lineage.description import find_store, local_folder, read_description
-        from weft.lineage.storage import LocalStorage
+        from weft.lineage.local import LocalStorage
 
         root = self.store_url or find_store(os.getcwd(), os.environ)
         if root is None:

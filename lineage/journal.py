@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Literal, NamedTuple
 
 from weft.lineage import clock
@@ -59,14 +59,18 @@ class Journal:
         "_is_appending",
         "_is_broken",
         "_last_time_us",
+        "_now_us",
         "_size_max_bytes",
         "_storage",
         "next_seq",
         "writer",
     )
 
-    def __init__(self, storage: Storage, writer: bytes, size_max_bytes: int) -> None:
+    def __init__(
+        self, storage: Storage, writer: bytes, size_max_bytes: int, now_us: Callable[[], int]
+    ) -> None:
         self._storage = storage
+        self._now_us = now_us
         self._size_max_bytes = size_max_bytes
         self._last_time_us = 0
         self._is_broken = False
@@ -77,13 +81,18 @@ class Journal:
 
     @classmethod
     def create(
-        cls, storage: Storage, writer: bytes | None = None, size_max_bytes: int = JOURNAL_MAX_BYTES
+        cls,
+        storage: Storage,
+        writer: bytes | None = None,
+        size_max_bytes: int = JOURNAL_MAX_BYTES,
+        now_us: Callable[[], int] = clock.now_us,
     ) -> Journal:
-        """Open a new journal and take its lock.
+        """Open a new journal and take its lock; `now_us` is the clock that stamps its events.
 
         Raises: StoreUnavailable; StoreConflict when `writer` has a journal already.
         """
-        return cls(storage, clock.random_bytes(_WRITER_BYTES) if writer is None else writer, size_max_bytes)
+        made = clock.random_bytes(_WRITER_BYTES) if writer is None else writer
+        return cls(storage, made, size_max_bytes, now_us)
 
     @property
     def path(self) -> str:
@@ -122,7 +131,7 @@ class Journal:
 
     def observe(self, time_us: int) -> None:
         """Never stamp earlier than an event that was read, unless its clock is an hour ahead of ours."""
-        if time_us <= clock.now_us() + _CLOCK_AHEAD_MAX_US:
+        if time_us <= self._now_us() + _CLOCK_AHEAD_MAX_US:
             self._last_time_us = max(self._last_time_us, time_us)
 
     def close(self) -> None:
@@ -154,7 +163,7 @@ class Journal:
         self._check_usable()
         if self._is_appending:
             raise self._unusable()
-        time_us = max(clock.now_us(), self._last_time_us)
+        time_us = max(self._now_us(), self._last_time_us)
         seq = self.next_seq
         offset = self._current.size_bytes
         frames: list[bytes] = []

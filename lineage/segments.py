@@ -113,19 +113,8 @@ def read_piece(
     """The events of a piece of a segment that was proven before, narrowed where asked; in no order."""
     wanted = {"flow": flow, "run_id": run_id, "run_uid": run_uid}
     files = [file.path for family, file in piece.segment.files.items() if family in families]
-    paths = [path for path in map(storage.local_path, files) if path is not None]
-    if len(paths) == len(files):
-        yield from _read_files(paths, piece, wanted) if paths else ()
-        return
-    import tempfile
-
-    with tempfile.TemporaryDirectory(prefix="weft-") as folder:
-        copies = []
-        for number, file in enumerate(files):
-            copies.append(f"{folder}/{number}.parquet")
-            with open(copies[-1], "wb") as copy:
-                copy.write(storage.get(file))
-        yield from _read_files(copies, piece, wanted)
+    if files:
+        yield from _read_files(storage.localize(files), piece, wanted)
 
 
 def _read_files(paths: list[str], piece: Piece, wanted: Mapping[str, str | bytes | None]) -> Iterator[Event]:

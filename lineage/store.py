@@ -11,6 +11,7 @@ from weft.lineage import clock, fence, view_sql
 from weft.lineage.description import find_store, local_folder, read_description
 from weft.lineage.errors import NotFound, UsageError
 from weft.lineage.events import Event
+from weft.lineage.local import LocalStorage
 from weft.lineage.log import EventLog
 from weft.lineage.manifest import Piece
 from weft.lineage.moment import event_id_of, moment_us
@@ -18,7 +19,7 @@ from weft.lineage.objects import Objects
 from weft.lineage.paths import JOURNALS, SEGMENTS
 from weft.lineage.recorded import set_opener
 from weft.lineage.result import Result
-from weft.lineage.storage import LocalStorage, Storage
+from weft.lineage.storage import Storage
 from weft.lineage.views import Sealed, Views, load_engine
 
 if TYPE_CHECKING:
@@ -52,7 +53,6 @@ class Store:
         self._listing: object = None
         self._tail: list[Event] = []
         self._sealed = Sealed({}, ())
-        self._copies: Any = None
         self._liveness: dict[bytes, bool] = {}
         self._watch_again_s = 0.0
         self._is_closed = False
@@ -197,12 +197,7 @@ class Store:
         return self._views
 
     def _list(self) -> object:
-        journals = []
-        for path in self.storage.list(JOURNALS):
-            try:
-                journals.append((path, self.storage.size(path)))
-            except NotFound:
-                continue
+        journals = [(file.path, file.size_bytes) for file in self.storage.scan(JOURNALS)]
         return journals, self.storage.list(SEGMENTS)
 
     def _load(self) -> None:
@@ -234,23 +229,11 @@ class Store:
         files = []
         for piece in pieces:
             for family, file in piece.segment.files.items():
-                path = self.storage.local_path(file.path) or self._copied(file.path)
+                (path,) = self.storage.localize([file.path])
                 files.append(path)
                 only = "" if piece.only is None else view_sql.within(piece.only)
                 queries.setdefault(family, []).append(view_sql.read_events([path]) + only)
         return Sealed({family: " union all ".join(parts) for family, parts in queries.items()}, tuple(files))
-
-    def _copied(self, path: str) -> str:
-        """A local copy of a segment of a store that is no folder."""
-        import tempfile
-
-        if self._copies is None:
-            self._copies = tempfile.TemporaryDirectory(prefix="weft-", ignore_cleanup_errors=True)
-        copy = os.path.join(self._copies.name, os.path.basename(path))
-        if not os.path.exists(copy):
-            with open(copy, "wb") as file:
-                file.write(self.storage.get(path))
-        return copy
 
     def _watch_writers(self, views: Views) -> None:
         """Tell the views which writers live, and what time it is, where a status may depend on it."""

@@ -11,9 +11,9 @@ from weft.lineage import clock, events
 from weft.lineage.errors import NotSerializable, StoreError, UsageError
 from weft.lineage.events import Content, Event, Payload, RunRef
 from weft.lineage.journal import Journal
+from weft.lineage.local import LocalStorage
 from weft.lineage.objects import Objects
 from weft.lineage.serializers import dump
-from weft.lineage.storage import LocalStorage
 from weft.lineage.version import VERSION
 from weft.runtime.code import CodeSnapshot, GitQuestion, save_code
 from weft.runtime.decorators import Catch, Retry, decorators_of

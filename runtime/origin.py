@@ -5,9 +5,9 @@ from __future__ import annotations
 from weft.lineage import clock
 from weft.lineage.errors import NotFound, UsageError
 from weft.lineage.events import Event
+from weft.lineage.local import LocalStorage
 from weft.lineage.log import EventLog
 from weft.lineage.projections import RunState, fold
-from weft.lineage.storage import LocalStorage
 
 __all__ = ["choose_origin"]
 

@@ -9,8 +9,8 @@ from collections.abc import Callable
 from typing import Any, NoReturn
 
 from weft.lineage.errors import UsageError
+from weft.lineage.local import LocalStorage
 from weft.lineage.objects import Objects
-from weft.lineage.storage import LocalStorage
 from weft.runtime.attempt import Attempt, Outcome
 from weft.runtime.decorators import attach
 from weft.runtime.flow import FlowSpec

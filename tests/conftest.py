@@ -18,11 +18,11 @@ import pytest
 
 from weft.lineage import clock
 from weft.lineage.events import Event
+from weft.lineage.local import LocalStorage
 from weft.lineage.log import EventLog
 from weft.lineage.objects import Objects
 from weft.lineage.projections import RunState, TaskState, fold
 from weft.lineage.serializers import load
-from weft.lineage.storage import LocalStorage
 
 _PRELUDE = (
     "from weft import FlowSpec, JSONType, Parameter, catch, current, environment, retry, step, timeout\n"

@@ -18,8 +18,8 @@ from weft.lineage.description import create_store
 from weft.lineage.events import Content, Event, Level, RunRef
 from weft.lineage.ids import Pathspec
 from weft.lineage.journal import Journal
+from weft.lineage.local import LocalStorage
 from weft.lineage.objects import Objects
-from weft.lineage.storage import LocalStorage
 
 #: The manifest of the code, as an object of the store.
 MANIFEST = b'{"entry": "f.py", "files": {}}'

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 from weft.lineage import events
 from weft.lineage.events import RunRef
 from weft.lineage.journal import Journal
-from weft.lineage.storage import LocalStorage
+from weft.lineage.local import LocalStorage
 
 if TYPE_CHECKING:
     from tests.cli.conftest import Ask

@@ -9,7 +9,9 @@ from pathlib import Path
 import pytest
 
 from weft.lineage.errors import NotFound, StoreConflict
-from weft.lineage.storage import LocalStorage, MemoryStorage, Storage
+from weft.lineage.local import LocalStorage
+from weft.lineage.memory import MemoryStorage
+from weft.lineage.storage import Storage
 
 
 class StorageContract:
@@ -50,6 +52,22 @@ class StorageContract:
         assert storage.list("a") == ["a/x/y"]
         assert storage.list("nothing") == []
         assert storage.list("") == ["a/x/y", "ab/1", "b/1", "b/2", "top"]
+
+    def test_scan_says_what_list_does_with_sizes_and_times(self, storage: Storage) -> None:
+        for path in ("b/2", "b/1", "a/x/y", "top"):
+            storage.put(path, path.encode())
+        for prefix in ("", "b", "b/", "a", "nothing"):
+            found = storage.scan(prefix)
+            assert [file.path for file in found] == storage.list(prefix)
+            assert [file.size_bytes for file in found] == [len(file.path) for file in found]
+            assert [file.modified_us for file in found] == [storage.modified_us(f.path) for f in found]
+
+    def test_localized_files_are_those_of_the_store(self, storage: Storage) -> None:
+        storage.put("log/a/one", b"first")
+        storage.put("log/b/one", b"second")
+        found = storage.localize(["log/b/one", "log/a/one"])
+        assert [Path(path).read_bytes() for path in found] == [b"second", b"first"]
+        assert storage.localize([]) == []
 
     def test_delete_takes_a_file_away_and_forgives_its_absence(self, storage: Storage) -> None:
         storage.put("file", b"x")

@@ -12,9 +12,9 @@ import pytest
 
 from weft.lineage.description import FORMAT
 from weft.lineage.events import COLUMNS, FAMILIES, KINDS
+from weft.lineage.local import LocalStorage
 from weft.lineage.log import EventLog
 from weft.lineage.manifest import SEGMENT_FORMAT
-from weft.lineage.storage import LocalStorage
 
 DOCUMENT = (Path(__file__).parent.parent.parent / "docs" / "format.md").read_text(encoding="utf-8")
 READER = re.findall(r"^```python file=read_store.py\n(.*?)^```$", DOCUMENT, re.MULTILINE | re.DOTALL)[0]

@@ -13,9 +13,9 @@ from weft.lineage.description import create_store
 from weft.lineage.events import Content, Event, Level, RunRef
 from weft.lineage.ids import Pathspec, TaskRef
 from weft.lineage.journal import Journal
+from weft.lineage.local import LocalStorage
 from weft.lineage.objects import Objects
 from weft.lineage.serializers import dump
-from weft.lineage.storage import LocalStorage
 from weft.lineage.store import Store
 
 

@@ -12,8 +12,9 @@ import pytest
 
 from weft.lineage.description import FORMAT, create_store, find_store, read_description
 from weft.lineage.errors import NotFound, StoreDamaged, StoreTooNew
+from weft.lineage.local import LocalStorage
+from weft.lineage.memory import MemoryStorage
 from weft.lineage.paths import DESCRIPTION
-from weft.lineage.storage import LocalStorage, MemoryStorage
 
 
 def test_store_is_created_once_and_hidden_from_git(tmp_path: Path) -> None:
@@ -29,7 +30,7 @@ def test_ten_processes_create_one_store(tmp_path: Path) -> None:
     program = (
         "import sys\n"
         "from weft.lineage.description import create_store\n"
-        "from weft.lineage.storage import LocalStorage\n"
+        "from weft.lineage.local import LocalStorage\n"
         "sys.stdin.read()\n"
         "print(create_store(LocalStorage(sys.argv[1])).store_id)\n"
     )

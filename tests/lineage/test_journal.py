@@ -26,8 +26,9 @@ from weft.lineage.journal import (
     read_event_at,
     read_journal,
 )
+from weft.lineage.local import LocalStorage
+from weft.lineage.memory import MemoryStorage
 from weft.lineage.paths import JournalName, journal_path
-from weft.lineage.storage import LocalStorage, MemoryStorage
 
 
 def _tag(name: str) -> Event:
@@ -178,7 +179,7 @@ def test_killed_writer_is_dead_and_what_it_synced_is_there(storage: LocalStorage
         import sys
         from weft.lineage.events import Event
         from weft.lineage.journal import Journal
-        from weft.lineage.storage import LocalStorage
+        from weft.lineage.local import LocalStorage
         journal = Journal.create(LocalStorage(sys.argv[1]))
         print(journal.path, flush=True)
         while True:

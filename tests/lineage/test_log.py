@@ -18,11 +18,13 @@ from weft.lineage.codec import encode
 from weft.lineage.errors import NotFound, StoreDamaged, StoreUnavailable
 from weft.lineage.events import COLUMNS, Event, RunRef
 from weft.lineage.journal import Journal
+from weft.lineage.local import LocalStorage
 from weft.lineage.log import EventLog
 from weft.lineage.manifest import Range, footer_of, pieces_of, segments_of
+from weft.lineage.memory import MemoryStorage
 from weft.lineage.paths import JournalName, journal_name, journal_path, segment_name
 from weft.lineage.segments import write_segment
-from weft.lineage.storage import LocalStorage, MemoryStorage, Storage
+from weft.lineage.storage import Storage
 
 PAST_GRACE_S = -1.0
 
@@ -207,7 +209,7 @@ def test_journal_of_a_killed_writer_is_sealed_without_its_torn_end(storage: Loca
         "import os, sys\n"
         "from weft.lineage.events import Event\n"
         "from weft.lineage.journal import Journal\n"
-        "from weft.lineage.storage import LocalStorage\n"
+        "from weft.lineage.local import LocalStorage\n"
         "journal = Journal.create(LocalStorage(sys.argv[1]))\n"
         "journal.append([Event(kind='tag_added', name=str(n)) for n in range(100)])\n"
         "journal.sync()\n"
@@ -354,7 +356,7 @@ def test_one_of_two_processes_seals_and_both_are_right(storage: LocalStorage) ->
     program = (
         "import sys\n"
         "from weft.lineage.log import EventLog\n"
-        "from weft.lineage.storage import LocalStorage\n"
+        "from weft.lineage.local import LocalStorage\n"
         "import pyarrow.parquet\n"
         "log = EventLog(LocalStorage(sys.argv[1]))\n"
         "sys.stdin.read()\n"

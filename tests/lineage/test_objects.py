@@ -12,9 +12,10 @@ from hypothesis import strategies as st
 
 from weft.lineage.errors import NotFound, StoreDamaged
 from weft.lineage.ids import digest_to_text
+from weft.lineage.local import LocalStorage
+from weft.lineage.memory import MemoryStorage
 from weft.lineage.objects import Objects
 from weft.lineage.paths import object_path
-from weft.lineage.storage import LocalStorage, MemoryStorage
 
 
 @given(st.lists(st.binary(max_size=50), max_size=5))

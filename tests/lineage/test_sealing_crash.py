@@ -10,7 +10,8 @@ import pytest
 from weft.lineage.events import Event
 from weft.lineage.journal import Journal
 from weft.lineage.log import EventLog
-from weft.lineage.storage import Data, MemoryStorage
+from weft.lineage.memory import MemoryStorage
+from weft.lineage.storage import Data
 from weft.lineage.verify import verify
 
 T = TypeVar("T")

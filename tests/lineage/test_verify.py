@@ -11,10 +11,12 @@ import pytest
 from weft.lineage import events as ev
 from weft.lineage.events import RunRef
 from weft.lineage.journal import Journal
+from weft.lineage.local import LocalStorage
 from weft.lineage.log import EventLog
+from weft.lineage.memory import MemoryStorage
 from weft.lineage.objects import Objects
 from weft.lineage.paths import object_path
-from weft.lineage.storage import LocalStorage, MemoryStorage, Storage
+from weft.lineage.storage import Storage
 from weft.lineage.verify import Report, verify
 
 RUN = RunRef(b"u" * 16, "Hello", "1")

@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 
 from weft.lineage.description import create_store
 from weft.lineage.events import RunRef
+from weft.lineage.local import LocalStorage
 from weft.lineage.objects import Objects
-from weft.lineage.storage import LocalStorage
 from weft.runtime.console import LINE_BYTES_MAX, ConsoleStream
 
 TASK = RunRef(b"\x07" * 16, "F", "1").task("start", "1")

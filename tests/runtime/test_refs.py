@@ -13,10 +13,10 @@ from weft.lineage.errors import StoreDamaged
 from weft.lineage.events import RunRef
 from weft.lineage.ids import Pathspec
 from weft.lineage.journal import Journal
+from weft.lineage.local import LocalStorage
 from weft.lineage.log import EventLog
 from weft.lineage.objects import Objects
 from weft.lineage.serializers import dump
-from weft.lineage.storage import LocalStorage
 from weft.runtime.items import dump_items
 from weft.runtime.refs import CARRIED_BYTES_MAX, Ref, content_from, load_ref, pack_tables, ref_of, unpack_refs
 
