@@ -45,14 +45,14 @@ def resume_flow(
     user = _user_name()
     with _Launch(call, options) as launch:
         storage = open_for_reading(call)
-        origin, runs, last_time_us = choose_origin(storage, flow_class.__name__, user, origin_run_id)
-        plan = plan_resume(origin, runs, launch.graph, step, last_time_us)
+        origin = choose_origin(storage, flow_class.__name__, user, origin_run_id)
+        plan = plan_resume(origin, launch.graph, step)
         added = {n: p for n, p in parameters_of(flow_class).items() if n not in plan.parameters}
         values = resolve(added, {}, os.environ, flow_class.__name__, user)
         values |= {name: None for name in plan.parameters if name in parameters_of(flow_class)}
         count = "1 task" if len(plan.tasks) == 1 else f"{len(plan.tasks):,} tasks"
         verb = "is" if len(plan.tasks) == 1 else "are"
-        launch.progress.say(f"{count} of {origin.flow}/{origin.run_id} {verb} reused")
+        launch.progress.say(f"{count} of {origin.run.flow}/{origin.run.run_id} {verb} reused")
         return launch.execute(storage, values, user, plan)
 
 

@@ -48,6 +48,7 @@ __all__ = [
     "parameter_set",
     "retry_scheduled",
     "run_ended",
+    "run_lost",
     "run_started",
     "step_started",
     "tag_added",
@@ -146,7 +147,7 @@ KINDS: dict[str, Kind] = {
     "run_succeeded": Kind("run", fact="run_end"),
     "run_failed": Kind("run", fact="run_end"),
     "run_cancelled": Kind("run", fact="run_end"),
-    "run_lost": Kind("run", fact="run_end"),
+    "run_lost": Kind("run", 2, "run_end"),
     "step_started": Kind("task"),
     "task_created": Kind("task"),
     "task_reused": Kind("task"),
@@ -227,7 +228,8 @@ def format_foreach_path(levels: tuple[Level, ...]) -> str | None:
 
 
 def _of_run(kind: str, run: RunRef, **columns: Any) -> Event:
-    return Event(kind=kind, run_uid=run.run_uid, flow=run.flow, run_id=run.run_id, **columns)
+    version = KINDS[kind].version
+    return Event(kind=kind, version=version, run_uid=run.run_uid, flow=run.flow, run_id=run.run_id, **columns)
 
 
 def run_started(run: RunRef, code_digest: bytes | None, payload: Payload) -> Event:
@@ -286,6 +288,20 @@ def run_ended(run: RunRef, status: str, payload: Payload | None = None, epoch: i
     """
     assert status in ("succeeded", "failed", "cancelled", "lost"), status
     return _of_run(f"run_{status}", run, payload=payload, epoch=epoch)
+
+
+def run_lost(run: RunRef, writer: bytes, last_seq: int) -> Event:
+    """Whoever takes over declares a run lost, whose scheduler `writer` is not heard of any more.
+
+    Its epoch is above that of all the lost scheduler can say. Payload: `writer` (hex) and `last_seq`: what
+    that writer committed of the run later is kept, and no fold believes it. Version 1 had neither.
+    """
+    payload = {
+        "error_message": "Its scheduler died without a word.",
+        "writer": writer.hex(),
+        "last_seq": last_seq,
+    }
+    return run_ended(run, "lost", payload, epoch=1)
 
 
 # Tasks and attempts

@@ -192,18 +192,41 @@ def fold(
     if `now_us` says what time it is.
     """
     runs: dict[bytes, RunState] = {}
-    for event in events:
-        uid = event.run_uid
-        if uid is None or event.flow is None or event.run_id is None:
+    told = [e for e in events if e.run_uid is not None and e.flow is not None and e.run_id is not None]
+    fences = _fences(told)
+    for event in told:
+        uid, flow, run_id = event.run_uid, event.flow, event.run_id
+        assert uid is not None and flow is not None and run_id is not None  # noqa: PT018
+        if uid in fences and _is_late(event, fences[uid]):
             continue
         run = runs.get(uid)
         if run is None:
-            run = runs[uid] = RunState(uid, event.flow, event.run_id)
+            run = runs[uid] = RunState(uid, flow, run_id)
         _apply(run, event)
     for run in runs.values():
         run.status = _run_status(run, dead_writers, live_writers, now_us)
         _settle(run)
     return runs
+
+
+def _fences(events: Iterable[Event]) -> dict[bytes, Event]:
+    """The believed declaration of each run that somebody took over from a scheduler that was lost."""
+    fences: dict[bytes, Event] = {}
+    for event in events:
+        if (
+            event.kind == "run_lost"
+            and event.run_uid is not None
+            and (event.payload or _NOTHING).get("writer")
+        ):
+            fences[event.run_uid] = _believed(fences.get(event.run_uid), event)
+    return fences
+
+
+def _is_late(event: Event, fence: Event) -> bool:
+    """Whether the lost scheduler committed this after it was declared lost."""
+    payload = fence.payload or _NOTHING
+    last_seq: int = payload["last_seq"]
+    return event.seq > last_seq and event.writer.hex() == payload["writer"]
 
 
 def _key(event: Event) -> tuple[int, int, bytes, int]:

@@ -5,9 +5,10 @@ from __future__ import annotations
 from weft.lineage import clock
 from weft.lineage.errors import NotFound, UsageError
 from weft.lineage.events import Event
-from weft.lineage.local import LocalStorage
 from weft.lineage.log import EventLog
-from weft.lineage.projections import RunState, fold
+from weft.lineage.projections import LEASE_US, RunState, fold
+from weft.lineage.storage import Storage
+from weft.runtime.resume import Origin
 
 __all__ = ["choose_origin"]
 
@@ -15,37 +16,46 @@ __all__ = ["choose_origin"]
 _FAMILIES = ("run", "task", "artifact")
 
 
-def choose_origin(
-    storage: LocalStorage, flow: str, user: str, run_id: str | None
-) -> tuple[RunState, dict[bytes, RunState], int]:
-    """The run to resume, the states of all runs it builds on, and the time of the last event read.
+def choose_origin(storage: Storage, flow: str, user: str, run_id: str | None) -> Origin:
+    """The run to resume, with all it builds on.
 
     Without `run_id` it is this user's newest run of the flow that has ended or is lost.
 
     Raises: NotFound when there is none; UsageError for a run that is still running.
     """
     log = EventLog(storage)
-    dead, now_us = log.dead_writers(), clock.now_us()
-    heads = fold(log.events(flow=flow, families=("run",)), dead, now_us)
+    # Of a scheduler that is stopped the lease runs out, but as long as it can be seen it is not taken over.
+    known = log.dead_writers(), clock.now_us(), log.live_writers()
+    heads = fold(log.events(flow=flow, families=("run",)), *known)
     chosen = _newest(heads, flow, user) if run_id is None else _named(heads, flow, run_id)
     if chosen.status == "running":
-        raise UsageError(
-            f"{flow}/{chosen.run_id} is still running. Wait for its end or stop it, then resume; "
-            "or name another run with --origin-run-id."
-        )
-    recorded = log.events(run_uid=chosen.run_uid, families=_FAMILIES)
-    runs = fold(recorded, dead, now_us)
+        raise UsageError(_still_running(chosen, known[1]))
+    recorded = log.events(run_uid=chosen.run_uid)
+    runs = fold(recorded, *known)
     last_time_us = recorded[-1].time_us if recorded else 0
-    known = {(chosen.flow, chosen.run_id)}
-    while missing := _producers(recorded) - known:
-        known |= missing
+    last_seq = max((event.seq for event in recorded if event.writer == chosen.writer), default=-1)
+    builds_on = {(chosen.flow, chosen.run_id)}
+    while missing := _producers(recorded) - builds_on:
+        builds_on |= missing
         recorded = [
             event
             for producer_flow, producer_run in sorted(missing)
             for event in log.events(flow=producer_flow, run_id=producer_run, families=_FAMILIES)
         ]
-        runs |= fold(recorded, dead, now_us)
-    return runs[chosen.run_uid], runs, last_time_us
+        runs |= fold(recorded, *known)
+    return Origin(runs[chosen.run_uid], runs, last_time_us, last_seq)
+
+
+def _still_running(run: RunState, now_us: int) -> str:
+    """Who holds a run, since when nothing was heard, and when it may be taken over."""
+    payload = (run.started.payload if run.started is not None else None) or {}
+    owner = f"{payload.get('user')} on {payload.get('host')}, process {payload.get('pid')}"
+    heard_s = max(0, now_us - (run.lease_us - LEASE_US)) // 1_000_000
+    return (
+        f"{run.flow}/{run.run_id} is still running ({owner}; its lease was renewed {heard_s} s ago). It can be "
+        f"resumed once its process is gone, or, where that cannot be seen, {LEASE_US // 1_000_000} s after its last "
+        "lease. Wait for its end or stop it; or name another run with --origin-run-id."
+    )
 
 
 def _producers(recorded: list[Event]) -> set[tuple[str, str]]:

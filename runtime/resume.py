@@ -21,7 +21,19 @@ from weft.runtime.ledger import ReusedTask
 from weft.runtime.machine import TaskKey
 from weft.runtime.refs import Ref, ref_of
 
-__all__ = ["PlannedTask", "ResumePlan", "plan_resume"]
+__all__ = ["Origin", "PlannedTask", "ResumePlan", "plan_resume"]
+
+
+class Origin(NamedTuple):
+    """The run to go on from. `runs` holds it and every run whose tasks it reused or merged from.
+
+    `last_time_us` is the time of the latest event that was read, `last_seq` the last one of the run's writer.
+    """
+
+    run: RunState
+    runs: Mapping[bytes, RunState]
+    last_time_us: int
+    last_seq: int
 
 
 class PlannedTask(NamedTuple):
@@ -70,29 +82,25 @@ class ResumePlan(NamedTuple):
         ]
 
 
-def plan_resume(
-    origin: RunState, runs: Mapping[bytes, RunState], graph: Graph, step: str | None, last_time_us: int
-) -> ResumePlan:
+def plan_resume(origin: Origin, graph: Graph, step: str | None) -> ResumePlan:
     """Plan to go on from `origin`, from `step` on if one is named.
-
-    `runs` holds the origin and every run whose tasks it reused or merged from.
 
     Raises: UsageError for a step the flow does not have; NotFound when a run it builds on is missing.
     """
-    planner = _Planner(origin, runs, graph, _steps_to_rerun(graph, step))
+    run = origin.run
+    planner = _Planner(run, origin.runs, graph, _steps_to_rerun(graph, step))
     planner.plan()
     lost = None
-    if origin.status == "lost" and origin.ended is None:
-        ref = RunRef(origin.run_uid, origin.flow, origin.run_id)
-        lost = events.run_ended(ref, "lost", {"error_message": "Its scheduler died without a word."})
+    if run.status == "lost" and run.ended is None and run.writer is not None:
+        lost = events.run_lost(RunRef(run.run_uid, run.flow, run.run_id), run.writer, origin.last_seq)
     return ResumePlan(
-        origin.run_id,
-        origin.run_uid,
+        run.run_id,
+        run.run_uid,
         step,
         tuple(planner.tasks),
         planner.items,
-        {name: _content(event) for name, event in origin.parameters.items() if _role(event) == "parameter"},
-        last_time_us,
+        {name: _content(event) for name, event in run.parameters.items() if _role(event) == "parameter"},
+        origin.last_time_us,
         lost,
     )
 

@@ -111,6 +111,23 @@ def test_fold_calls_a_run_lost_when_its_lease_ran_out() -> None:
     assert LEASE_US == 120_000_000
 
 
+def test_what_a_lost_scheduler_says_after_it_was_declared_lost_is_not_believed() -> None:
+    zombie = stamped(
+        kinds.run_started(RUN, None, {}),
+        kinds.task_created(TASK, (), (), None),
+        kinds.attempt_started(TASK, 0, 1, "h"),
+        kinds.attempt_succeeded(TASK, 0, {"next": []}, {}),
+        kinds.run_ended(RUN, "succeeded"),
+    )
+    lost = kinds.run_lost(RUN, zombie[0].writer, last_seq=2)._replace(writer=b"x" * 16, seq=0, time_us=10**15)
+    (state,) = fold([lost, *zombie]).values()
+    assert (state.status, [task.status for task in state.tasks.values()]) == ("lost", ["lost"])
+    (state,) = fold([*zombie, lost._replace(payload={"error_message": "as version 1 said it"})]).values()
+    assert (state.status, [task.status for task in state.tasks.values()]) == ("lost", ["succeeded"])
+    of_another_run = lost._replace(run_uid=b"o" * 16)
+    assert fold([of_another_run, *zombie])[RUN.run_uid].status == "succeeded"
+
+
 def test_fold_orders_tasks_by_when_they_came() -> None:
     events = stamped(
         kinds.run_started(RUN, None, {}),
