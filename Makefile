@@ -8,6 +8,7 @@
 # Newest first, but 3.11 before all: it is the version everything must pass on.
 VERSIONS := 3.11 3.13 3.12 3.14 3
 PYTHON := .venv/bin/python
+SCALE_STORE ?= $(or $(TMPDIR),/tmp)/weft-scale-10m
 
 # An active environment and the settings of the caller's Python have no say in ours.
 unexport VIRTUAL_ENV PYTHONHOME PYTHONPATH PYTHONDONTWRITEBYTECODE PYTHONUNBUFFERED
@@ -16,7 +17,7 @@ INSTALL := -m pip install --quiet --no-warn-script-location --editable
 
 .PHONY: help
 help: ## show this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-8s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-11s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
 
 .PHONY: demo
 demo: .venv/.installed-demo ## set up and run the demo: a real flow, its lineage, SQL, a failure and its repair
@@ -37,6 +38,10 @@ check: .venv/.installed-test ## lint, formatting, types and layers
 .PHONY: bench
 bench: .venv/.installed-test ## measure, as ratios against bare Python of the same minute
 	$(PYTHON) -m benchmarks
+
+.PHONY: bench-scale
+bench-scale: .venv/.installed-test ## the same over 10 million events; the store is made once, in SCALE_STORE
+	$(PYTHON) -m benchmarks append scale --events 10000000 --store $(SCALE_STORE)
 
 .PHONY: soak
 soak: .venv/.installed-test ## long sweeps and soaks

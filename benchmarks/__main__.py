@@ -8,7 +8,7 @@ import tempfile
 from collections.abc import Callable
 from typing import NamedTuple
 
-from benchmarks import bench_log, bench_run, bench_store
+from benchmarks import bench_log, bench_run, bench_scale, bench_store
 from benchmarks.report import Figure, Report
 from benchmarks.workloads import SIZES, Size
 
@@ -29,6 +29,7 @@ _BENCHMARKS = {
     "read": _Benchmark("Reading a journal", bench_log.measure_read),
     "seal": _Benchmark("Sealing", bench_log.measure_seal),
     "list": _Benchmark("Listing runs", bench_store.measure_list),
+    "scale": _Benchmark("A long history", bench_scale.measure_scale),
 }
 
 
@@ -38,19 +39,28 @@ def main() -> None:
     parser.add_argument("--size", choices=SIZES, default="canonical")
     parser.add_argument("--seed", type=int, default=_SEED)
     parser.add_argument("--folder", help="where stores are made: its file system is what is measured")
+    parser.add_argument(
+        "--events", type=int, metavar="N", help="in the long history, instead of what --size says"
+    )
+    parser.add_argument(
+        "--store", metavar="STORE", help="where the long history is kept: made once, then measured again"
+    )
     parser.add_argument("--json", metavar="FILE", dest="json_path", help="also write all figures to FILE")
     arguments = parser.parse_args()
     unknown = sorted(set(arguments.names) - set(_BENCHMARKS))
     if unknown:
         parser.error(f"there is no benchmark {', '.join(unknown)}; known: {', '.join(_BENCHMARKS)}")
+    size = SIZES[arguments.size]
+    if arguments.events is not None:
+        size = size._replace(history=arguments.events)
     with tempfile.TemporaryDirectory(prefix="weft-bench-", dir=arguments.folder) as folder:
         report = Report(arguments.size, arguments.seed, folder)
         report.begin()
         for name in arguments.names or _BENCHMARKS:
             benchmark = _BENCHMARKS[name]
-            place = os.path.join(folder, name)
-            os.mkdir(place)
-            figures, answer = benchmark.measure(SIZES[arguments.size], arguments.seed, place)
+            place = arguments.store if name == "scale" and arguments.store else os.path.join(folder, name)
+            os.makedirs(place, exist_ok=True)
+            figures, answer = benchmark.measure(size, arguments.seed, place)
             report.add(name, benchmark.title, figures, answer)
         if arguments.json_path:
             report.write(arguments.json_path)

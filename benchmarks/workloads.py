@@ -26,11 +26,12 @@ class Size(NamedTuple):
     durable_appends: int
     decoded: int
     runs: int
+    history: int
 
 
 SIZES = {
-    "canonical": Size(7, 10, 100, 1_000, 100, 1_000, 100_000, 200),
-    "tiny": Size(1, 3, 5, 4, 3, 20, 400, 5),
+    "canonical": Size(7, 10, 100, 1_000, 100, 1_000, 100_000, 200, 200_000),
+    "tiny": Size(1, 3, 5, 4, 3, 20, 400, 5, 6_000),
 }
 
 _LINES_OF_A_TASK = 3

@@ -1,0 +1,58 @@
+"""A long history: how fast it is written and sealed, and how large it is. A store that is there is measured again."""
+
+from __future__ import annotations
+
+import json
+import os
+from typing import Any
+
+from benchmarks.report import Figure, answer_of
+from benchmarks.scale import History, Landmarks, write_history
+from benchmarks.workloads import Size
+from weft.lineage.local import LocalStorage
+from weft.lineage.log import EventLog
+from weft.lineage.paths import SEGMENTS
+
+__all__ = ["landmarks_of", "measure_scale"]
+
+
+def measure_scale(size: Size, seed: int, folder: str) -> tuple[list[Figure], str]:
+    """Write the history of a seed unless `folder` holds it already, and tell what it took."""
+    history = _history(folder, seed, size.history)
+    storage = LocalStorage(os.path.join(folder, "store"))
+    segments = EventLog(storage).segments()
+    stored = sum(file.size_bytes for file in storage.scan(SEGMENTS))
+    told = [history.event_count, history.run_count, history.landmarks._asdict()]
+    return [
+        Figure("events", history.event_count, "events"),
+        Figure("runs", history.run_count, "runs"),
+        Figure("made and appended, without syncs", history.event_count / history.write_s, "events/s"),
+        Figure("sealed", history.sealed_count / history.seal_s, "events/s", target="100,000"),
+        Figure("size of segments", stored / history.sealed_count, "B/event", target="36"),
+        Figure("kept as", len(segments), "segments"),
+    ], answer_of(told)
+
+
+def landmarks_of(folder: str) -> Landmarks:
+    """The runs of a history that are unlike the others."""
+    return _read(folder).landmarks
+
+
+def _history(folder: str, seed: int, count: int) -> History:
+    try:
+        found = _read(folder)
+    except FileNotFoundError:
+        found = write_history(os.path.join(folder, "store"), seed, count)
+        with open(_description(folder), "w", encoding="utf-8") as file:
+            json.dump(found._asdict() | {"landmarks": found.landmarks._asdict()}, file, indent=2)
+    return found
+
+
+def _read(folder: str) -> History:
+    with open(_description(folder), encoding="utf-8") as file:
+        fields: dict[str, Any] = json.load(file)
+    return History(**fields | {"landmarks": Landmarks(**fields["landmarks"])})
+
+
+def _description(folder: str) -> str:
+    return os.path.join(folder, "history.json")
