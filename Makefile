@@ -24,8 +24,8 @@ demo: .venv/.installed-demo ## set up and run the demo: a real flow, its lineage
 	@.venv/bin/weft demo
 
 .PHONY: test
-test: check ## set up and run everything that must pass
-	$(PYTHON) -m pytest
+test: check ## set up and run everything that must pass, on all cores
+	$(PYTHON) -m pytest --numprocesses auto --dist worksteal
 	@tools/test-other-pythons
 
 .PHONY: check
