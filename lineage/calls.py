@@ -14,6 +14,7 @@ from weft.lineage.contents import read_content, read_recorded
 from weft.lineage.edges import trace
 from weft.lineage.errors import QueryError
 from weft.lineage.fence import Call
+from weft.lineage.reads import ClientRead, tell
 from weft.lineage.views import Views
 
 if TYPE_CHECKING:
@@ -83,13 +84,16 @@ class TableCalls:
         if len(parts) != 3 or not all(parts):
             raise QueryError(f"artifact({target!r}) does not name a table. Write artifact('Flow/step/name').")
         rows = self._store.rows(
-            "select flow, run_id, task_id, digest, serializer like ? from artifacts "
+            "select flow, run_id, task_id, digest, serializer like ?, producer_pathspec, size_bytes from artifacts "
             "where flow = ? and step = ? and name = ?",
             [_TABULAR, *parts],
         )
         if not rows:
             raise QueryError(self._unknown(parts))
         tables = [row[:4] for row in rows if row[4]]
+        for row in rows:
+            if row[4]:
+                tell(ClientRead(self._store.url, row[5], parts[2], row[3], row[6]))
         if not tables:
             raise QueryError(f"{target} is recorded, but not as a table. Its value is in the view artifacts.")
         recorded = read_recorded(self._store, sorted({digest for *_, digest in tables}))

@@ -41,6 +41,7 @@ __all__ = [
     "attempt_succeeded",
     "code_saved",
     "console_written",
+    "external_used",
     "family_of",
     "format_foreach_path",
     "journal_closed",
@@ -473,6 +474,32 @@ def artifact_used(
         item_index=item_index,
         is_absent=digest is None,
         **({} if producer is None else _producer(producer)),
+    )
+
+
+def external_used(
+    task: TaskRef,
+    attempt: int | None,
+    uri: str,
+    direction: str,
+    digest: bytes | None,
+    size_bytes: int | None,
+    facts: Payload | None = None,
+) -> Event:
+    """An attempt read or wrote something outside the store. `name` is its URI, `digest` that of its bytes.
+
+    Payload: `direction` ("read" or "write"); `state`, a text that changes when the content does, where no
+    digest was made; `parameter`, the name of the parameter that holds the path (the task is then
+    `_parameters/0`, and there is no attempt).
+    """
+    return _of_task(
+        "external_used",
+        task,
+        attempt=attempt,
+        name=uri,
+        digest=digest,
+        size_bytes=size_bytes,
+        payload={"direction": direction, **(facts or {})},
     )
 
 

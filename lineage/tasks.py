@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from weft.lineage.answers import Answers
 from weft.lineage.contents import read_content, read_recorded
 from weft.lineage.errors import NotFound
+from weft.lineage.reads import ClientRead, tell
 from weft.lineage.recorded import Recorded, reopened
 from weft.lineage.records import Records
 from weft.lineage.targets import near
@@ -240,7 +241,9 @@ class DataArtifact(Recorded):
         if recorded is None:
             raise NotFound(f"The value of {self.pathspec} is not in the store. Run `weft verify`.")
         data, path = read_content(self._store, recorded)
-        return load(self._facts[2], data, path)
+        value = load(self._facts[2], data, path)
+        tell(ClientRead(self._store.url, self._owner, self.id, self.sha, self.size))
+        return value
 
     @property
     def sha(self) -> str:

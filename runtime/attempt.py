@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import types
 from collections.abc import Iterator
@@ -10,8 +11,9 @@ from typing import Any, NamedTuple, overload
 from weft.lineage import clock, events
 from weft.lineage.errors import NotFound, NotSerializable, StoreError
 from weft.lineage.events import Content, Event, Level, Payload
-from weft.lineage.ids import Pathspec
+from weft.lineage.ids import Pathspec, digest_from_text, parse_pathspec
 from weft.lineage.objects import Objects
+from weft.lineage.reads import ClientRead
 from weft.lineage.serializers import Dumped, dump, is_pickle
 from weft.runtime.current import Running
 from weft.runtime.decorators import Catch, Decorator
@@ -29,6 +31,7 @@ from weft.runtime.merging import MergeRefused, merge_tables
 from weft.runtime.orders import InputOrder, RunContext, TaskOrder
 from weft.runtime.refs import Ref, Table, content_from, load_ref
 from weft.runtime.surroundings import surroundings
+from weft.runtime.track import ExternalUses, Tracking, foreign_use
 from weft.runtime.transition import InvalidNextException, Transition
 
 __all__ = ["Attempt", "Inputs", "Outcome"]
@@ -172,6 +175,7 @@ class Attempt(_View):
         self._cpu_s_before = _cpu_s()
         self._objects = objects
         self._reads: dict[tuple[Pathspec | None, str, int | None], Event] = {}
+        self._external = ExternalUses()
         self._loaded: dict[str, _Loaded] = {}
         self._merged: dict[str, Ref] = {}
         self._decorators: tuple[Decorator, ...] = tuple(getattr(flow_class, order.task.step).decorators)
@@ -188,7 +192,7 @@ class Attempt(_View):
             return self._make()
         except StoreError as error:  # What the body made could not be stored.
             _print_traceback(error)
-            return Outcome([*self._reads.values(), self._failed(error)], [])
+            return Outcome([*self._seen(), self._failed(error)], [])
 
     def _make(self) -> Outcome:
         catching = next((d for d in self._decorators if isinstance(d, Catch)), None)
@@ -197,19 +201,19 @@ class Attempt(_View):
             error: BaseException = FailureHandledByCatch(self.order.attempt - 1)
             return self._caught(catching, error, [])
         try:
-            with Running(self._facts()):
+            with Running(self._facts()), Tracking(self._external, self._note_client_read):
                 self._run_body()
                 if catching is not None and catching.var is not None:
                     self._flow.__dict__.setdefault(catching.var, None)
         except SystemExit as stop:
-            return Outcome([*self._reads.values(), *self._save()[0], self._exited(stop)], [])
+            return Outcome([*self._seen(), *self._save()[0], self._exited(stop)], [])
         except KeyboardInterrupt:
             raise
         except BaseException as failure:  # noqa: BLE001  # the user's code may raise anything
             _print_traceback(failure)
             if catching is not None and self.order.is_last and isinstance(failure, Exception):
                 return self._caught(catching, failure, self._save()[0])
-            return Outcome([*self._reads.values(), *self._save()[0], self._failed(failure)], [])
+            return Outcome([*self._seen(), *self._save()[0], self._failed(failure)], [])
         return self._succeed(catching)
 
     def read(self, name: str, ref: Ref, item_index: int | None = None) -> Any:
@@ -232,6 +236,20 @@ class Attempt(_View):
         self._reads.setdefault(
             (None, name, None), events.artifact_used(self.order.task, self.order.attempt, name, None, None)
         )
+
+    def _note_client_read(self, read: ClientRead) -> None:
+        """The body loaded a recorded value through the client."""
+        if os.path.realpath(read.url) != os.path.realpath(self.context.store_root):
+            self._external.note_content(*foreign_use(read))
+            return
+        producer = parse_pathspec(read.producer)
+        digest = digest_from_text(read.digest)
+        event = events.artifact_used(self.order.task, self.order.attempt, read.name, digest, producer)
+        self._reads.setdefault((producer, read.name, None), event)
+
+    def _seen(self) -> list[Event]:
+        """What the attempt read, and what it read and wrote outside the store."""
+        return [*self._reads.values(), *self._external.events(self.order.task, self.order.attempt)]
 
     # The binding of self
 
@@ -313,7 +331,7 @@ class Attempt(_View):
             _print_traceback(problem)
             if catching is not None and self.order.is_last:
                 return self._caught(catching, problem, saved)
-            return Outcome([*self._reads.values(), *saved, self._failed(problem)], [])
+            return Outcome([*self._seen(), *saved, self._failed(problem)], [])
         transition: Payload = {"next": list(self.transition.steps) if self.transition else []}
         items: list[Item] = []
         if self.transition is not None and self.transition.foreach is not None:
@@ -321,10 +339,10 @@ class Attempt(_View):
                 items = self._split(self.transition.foreach)
             except Exception as failure:  # noqa: BLE001  # the user's code may raise anything
                 _print_traceback(failure)
-                return Outcome([*self._reads.values(), *saved, self._failed(failure)], [])
+                return Outcome([*self._seen(), *saved, self._failed(failure)], [])
             transition |= {"foreach": self.transition.foreach, "num_splits": len(items)}
         end = events.attempt_succeeded(self.order.task, self.order.attempt, transition, self._usage())
-        return Outcome([*self._reads.values(), *saved, end], items)
+        return Outcome([*self._seen(), *saved, end], items)
 
     def _split(self, var: str) -> list[Item]:
         try:
@@ -348,7 +366,7 @@ class Attempt(_View):
             _failure_payload(error) | self._usage(),
             {"next": list(self.order.expected.steps)},
         )
-        return Outcome([*self._reads.values(), *saved, end], [])
+        return Outcome([*self._seen(), *saved, end], [])
 
     def _failed(self, error: BaseException) -> Event:
         return events.attempt_failed(

@@ -24,10 +24,12 @@ from weft.runtime.launcher import ForkLauncher, Launcher, SpawnLauncher, make_ro
 from weft.runtime.ledger import Ledger
 from weft.runtime.machine import Machine, Policy
 from weft.runtime.orders import RunContext
+from weft.runtime.parameters import parameters_of
 from weft.runtime.refs import content_from
 from weft.runtime.resume import ResumePlan
 from weft.runtime.scheduler import Limits, Scheduler, Watcher, lease_of
 from weft.runtime.template import Template
+from weft.runtime.track import is_path, parameter_uses
 
 __all__ = ["RunResult", "RunSettings", "execute", "policies_of"]
 
@@ -79,6 +81,7 @@ def execute(
     facts, ignored = (None, frozenset[str]()) if git is None else git.answer()
     snapshot = save_code(settings.script, objects, ignored)
     contents = _value_events(run, values, {} if plan is None else plan.parameters, objects)
+    contents += _path_events(flow_class, run, contents)
     started = events.run_started(run, snapshot.digest, _start_payload(graph, settings, facts, plan))
     head = [started, _code_event(run, snapshot), lease_of(run), *_tag_events(run, settings), *contents]
     machine = Machine(
@@ -205,6 +208,8 @@ def _value_events(
 
     Raises: UsageError naming a value that cannot be saved.
     """
+    import json
+
     made = []
     for role, group in zip(("parameter", "constant"), values, strict=True):
         for name, value in group.items():
@@ -220,8 +225,23 @@ def _value_events(
                 raise UsageError(
                     f"The {role} {name!r} of {run.flow} cannot be saved: {error} {fix}"
                 ) from error
+            if isinstance(value, os.PathLike):
+                content = content._replace(value=json.dumps(os.fspath(value)))
             made.append(events.parameter_set(run, name, content, role))
     return made
+
+
+def _path_events(flow_class: type[FlowSpec], run: RunRef, told: list[Event]) -> list[Event]:
+    """What the parameters of type Path name, where it exists now; `told` are their values."""
+    import json
+
+    values = {event.name or "": event.value for event in told}
+    paths = {
+        name: path
+        for name, parameter in parameters_of(flow_class).items()
+        if is_path(parameter) and isinstance(path := json.loads(values.get(name) or "null"), str)
+    }
+    return parameter_uses(run, paths)
 
 
 def _code_event(run: RunRef, snapshot: CodeSnapshot) -> Event:

@@ -21,6 +21,7 @@ from weft.runtime.current import current
 from weft.runtime.decorators import catch, environment, resources, retry, step, timeout
 from weft.runtime.flow import FlowSpec
 from weft.runtime.parameters import JSONType, Parameter
+from weft.runtime.track import track
 
 if TYPE_CHECKING:
     from weft.lineage.client import (
@@ -58,6 +59,7 @@ __all__ = [
     "sql",
     "step",
     "timeout",
+    "track",
 ]
 
 _LAZY = {
