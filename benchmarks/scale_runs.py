@@ -156,8 +156,7 @@ def _beginning(draw: random.Random, plan: RunPlan) -> list[Event]:
             "resume_step": None,
         }
         if origin.lost_writer is not None:
-            message = "The scheduler died without a word."
-            told.append(events.run_ended(origin.run, "lost", {"error_message": message}, epoch=1))
+            told.append(events.run_lost(origin.run, origin.lost_writer, origin.lost_seq))
     code = hashlib.sha256(f"{run.flow}/{plan.number // 500}".encode()).digest()
     tag = f"week{plan.number // 2_000}"
     return [

@@ -23,6 +23,7 @@ from weft.lineage.paths import JOURNALS, journal_name
 from weft.lineage.sealing import GRACE_S, SealReport, seal_journals
 from weft.lineage.segments import check_segment_file, read_piece
 from weft.lineage.storage import Storage
+from weft.lineage.upcast import upcast_all
 
 __all__ = ["EventLog", "Snapshot"]
 
@@ -171,7 +172,7 @@ class EventLog:
             data = self.storage.get(path)
             if not all(needle in data for needle in needles):
                 continue
-            for event in parse_journal(path, data).events:
+            for event in upcast_all(parse_journal(path, data).events):
                 if (
                     (run_uid is None or event.run_uid == run_uid)
                     and (run_id is None or event.run_id == run_id)

@@ -27,6 +27,7 @@ from weft.lineage.manifest import (
 from weft.lineage.objects import sha256_of
 from weft.lineage.paths import SegmentName, segment_path
 from weft.lineage.storage import Storage
+from weft.lineage.upcast import upcast
 
 __all__ = ["check_segment_file", "encode_segment", "read_piece", "schema_map_sql", "write_segment"]
 
@@ -145,7 +146,7 @@ def _read_files(paths: list[str], piece: Piece, wanted: Mapping[str, str | bytes
     epoch = Event._fields.index("epoch")
     for row in rows:
         payload = None if row[at] is None else json.loads(row[at])
-        yield Event._make((*row[:at], payload, *row[at + 1 : epoch], row[epoch] or 0))
+        yield upcast(Event._make((*row[:at], payload, *row[at + 1 : epoch], row[epoch] or 0)))
 
 
 def _duckdb() -> Any:

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator
 from itertools import chain
 from typing import NamedTuple
 
-from weft.lineage.errors import NotFound, StoreError, WeftError
+from weft.lineage.errors import NotFound, StoreError, StoreTooNew, WeftError
 from weft.lineage.events import KINDS, Event
 from weft.lineage.ids import digest_to_text
 from weft.lineage.journal import JournalContent, is_writer_dead, read_journal
@@ -76,7 +76,7 @@ def verify(storage: Storage) -> Report:
     CRC of every frame, running hash of every closed journal, sha256 of every segment file and object,
     gaps and contradictions between ranges, and objects that events name but nobody has.
 
-    Raises: StoreUnavailable.
+    Raises: StoreUnavailable; StoreTooNew when a segment is of a later format.
     """
     problems: list[Problem] = []
     journals = [path for path in storage.list(JOURNALS) if journal_name(path) is not None]
@@ -137,6 +137,9 @@ def _check_segment_files(storage: Storage, problems: list[Problem]) -> tuple[lis
         except NotFound:
             # Compacted since it was listed.
             continue
+        except StoreTooNew:
+            # Its bytes are right, and what they hold is not for this version to say.
+            raise
         except StoreError as error:
             damaged.add(name.family)
             affected = f"the {name.family} events in it"
