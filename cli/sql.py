@@ -4,26 +4,23 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TextIO
+from typing import Any, TextIO
 
 import click
 
 from weft.cli.format import format_value
-from weft.cli.output import Output, json_value, print_error
+from weft.cli.output import Output, json_value
 from weft.cli.session import Session, json_option
-from weft.lineage.errors import QueryError, UsageError
-
-if TYPE_CHECKING:
-    from weft.lineage.store import Store
+from weft.lineage.errors import UsageError
+from weft.lineage.limits import Limits
 
 __all__ = ["sql"]
 
+#: Enough for any question of a person; more has to be meant.
+_SECONDS_MAX = 300.0
+_ROWS_MAX = 1_000_000
+
 _FORMATS = ("table", "json", "csv", "markdown", "parquet")
-_PROMPT = "weft> "
-_PROMPT_MORE = "  ... "
-_PROMPT_HELP = (
-    "End a query with ; to run it. Views: runs steps tasks attempts artifacts artifact_uses events …"
-)
 
 
 @click.command(short_help="Ask the whole history in SQL, read-only.")
@@ -32,18 +29,39 @@ _PROMPT_HELP = (
 @click.option(
     "--output", "path", metavar="FILE", type=click.Path(dir_okay=False), help="Write the answer to a file."
 )
+@click.option(
+    "--max-seconds",
+    type=click.FloatRange(min=0),
+    default=_SECONDS_MAX,
+    show_default=True,
+    help="How long a query may take; 0: as long as it likes.",
+)
+@click.option(
+    "--max-rows",
+    type=click.IntRange(min=0),
+    default=_ROWS_MAX,
+    show_default=True,
+    help="How many rows an answer may have; 0: as many as there are.",
+)
 @click.option("--ddl", is_flag=True, help="Print the views as SQL for any DuckDB.")
 @json_option
 @click.pass_obj
 def sql(
-    session: Session, query: str | None, form: str | None, path: str | None, ddl: bool, is_json: bool
+    session: Session,
+    query: str | None,
+    form: str | None,
+    path: str | None,
+    max_seconds: float,
+    max_rows: int,
+    ddl: bool,
+    is_json: bool,
 ) -> None:
     """Ask the whole history in SQL (DuckDB's), read-only.
 
     The views are runs, steps, tasks, attempts, artifacts, artifact_uses, external_uses, parameters, tags
     and events; artifact('Flow/step/name') is the rows of every table saved under that name, and
     upstream(target), downstream(target) are lineage. Without QUERY it is read from stdin, on a
-    terminal with a prompt.
+    terminal with a prompt: history, completion by Tab, \\d for the views, Ctrl-C to cancel.
 
     \b
     Examples:
@@ -53,11 +71,14 @@ def sql(
     """
     form = _form(form, path, is_json)
     with session.open() as store:
+        store.limits = Limits(max_seconds or None, max_rows or None)
         if ddl:
             Output().line(store.ddl().rstrip())
             return
         if query is None and path is None and sys.stdin.isatty():
-            _prompt(store, form)
+            from weft.cli.prompt import Prompt
+
+            Prompt(store, lambda result: _write(result, form, None)).run()
             return
         result = store.sql(sys.stdin.read() if query is None else query)
         _write(result, form, path)
@@ -130,30 +151,3 @@ def _csv_value(value: object) -> object:
 
 def _markdown_row(cells: list[str]) -> str:
     return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
-
-
-def _prompt(store: Store, form: str) -> None:
-    """Read queries until the end of input; an error is shown and the next query awaited."""
-    import contextlib
-
-    with contextlib.suppress(ImportError):
-        import readline  # noqa: F401  editing and history of input()
-    Output().line(_PROMPT_HELP, "dim")
-    lines: list[str] = []
-    while True:
-        try:
-            lines.append(input(_PROMPT_MORE if lines else _PROMPT))
-        except (EOFError, KeyboardInterrupt):
-            Output().line()
-            return
-        query = "\n".join(lines).strip()
-        if not query or query in ("exit", "quit", ".quit"):
-            if query:
-                return
-            lines = []
-        elif query.endswith(";"):
-            lines = []
-            try:
-                _write(store.sql(query), form, None)
-            except QueryError as error:
-                print_error(str(error))

@@ -11,6 +11,7 @@ from weft.lineage import clock, fence, view_sql
 from weft.lineage.description import find_store, local_folder, read_description
 from weft.lineage.errors import NotFound, UsageError
 from weft.lineage.events import Event
+from weft.lineage.limits import Limits
 from weft.lineage.local import LocalStorage
 from weft.lineage.log import EventLog
 from weft.lineage.manifest import Piece
@@ -56,6 +57,8 @@ class Store:
         self._liveness: dict[bytes, bool] = {}
         self._watch_again_s = 0.0
         self._is_closed = False
+        #: What each query of `sql` may take.
+        self.limits = Limits()
         self.as_of_us: int | None = None
         if as_of is not None:
             self.as_of_us = self._moment_us(as_of)
@@ -265,7 +268,7 @@ class Store:
 
             views.connection.register(name, frame.to_arrow() if hasattr(frame, "to_arrow") else frame)
         try:
-            return Result(views, self._lock, views.ask(query, params or None))
+            return Result(views, self._lock, views.ask(query, params or None, self.limits))
         finally:
             for name in frames or {}:
                 views.connection.unregister(name)

@@ -16,6 +16,7 @@ from weft.lineage import fence, view_sql
 from weft.lineage.codec import row_of
 from weft.lineage.errors import QueryError
 from weft.lineage.events import COLUMNS, FAMILIES, Event, family_of
+from weft.lineage.limits import Limits, TimeIsUp, run_interruptible
 
 __all__ = ["Sealed", "Views", "load_engine"]
 
@@ -23,6 +24,8 @@ __all__ = ["Sealed", "Views", "load_engine"]
 _COPIED_BYTES_MAX = 8 * 1024 * 1024
 _THREADS_MAX = 8
 _MEMORY_BYTES_MIN = 512 * 1024 * 1024
+
+_UNLIMITED = Limits()
 
 _COLUMN_TYPES = {column.name: column.sql_type for column in COLUMNS}
 
@@ -125,10 +128,10 @@ class Views:
         rows: list[tuple[Any, ...]] = self.connection.execute(query, params).fetchall()
         return rows
 
-    def ask(self, query: str, params: Any = None) -> str:
+    def ask(self, query: str, params: Any = None, limits: Limits = _UNLIMITED) -> str:
         """Run a user's query, keep its rows in a temporary table, and give that table's name.
 
-        Raises: QueryError.
+        Raises: QueryError, also for one that takes longer or gives more rows than it may.
         """
         statement = fence.check(self._engine, self.connection, query)
         self._fold_for(statement.text)
@@ -139,17 +142,37 @@ class Views:
         try:
             self.connection.execute("begin transaction read only")
             try:
-                if statement.is_explain:
-                    self._keep_plan(name, statement.text, params)
-                else:
-                    self.connection.execute(f"create temp table {name} as (\n{statement.text}\n)", params)
+                run_interruptible(
+                    lambda: self._keep(name, statement, params, limits.rows),
+                    self.connection.interrupt,
+                    limits.seconds,
+                )
                 self.connection.execute("commit")
             except BaseException:
                 self.connection.execute("rollback")
                 raise
+        except TimeIsUp:
+            raise QueryError(
+                f"The query took longer than {limits.seconds:g} s. Give it more with --max-seconds, or narrow it by "
+                "flow and run_id."
+            ) from None
         except self._engine.Error as error:
             raise QueryError(_message(error)) from None
         return name
+
+    def _keep(self, name: str, statement: fence.Statement, params: Any, rows_max: int | None) -> None:
+        if statement.is_explain:
+            self._keep_plan(name, statement.text, params)
+            return
+        end = "" if rows_max is None else f" limit {rows_max + 1}"
+        self.connection.execute(f"create temp table {name} as from (\n{statement.text}\n){end}", params)
+        if rows_max is None:
+            return
+        (count,) = self.connection.execute(f"select count(*) from {name}").fetchone()
+        if count > rows_max:
+            raise QueryError(
+                f"The query gives more than {rows_max:,} rows. Raise --max-rows, or add a LIMIT or an aggregate."
+            )
 
     def discard(self, table: str) -> None:
         """Let go of a result; may be called from any thread, at any time."""

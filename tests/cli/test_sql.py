@@ -114,3 +114,16 @@ def test_ddl_names_every_view(weft: Ask) -> None:
         "events",
     ):
         assert view in text
+
+
+def test_sql_has_a_limit_of_time_and_of_rows_that_can_be_raised(weft: Ask) -> None:
+    endless = "select sum(a.range * b.range) from range(10000000) a, range(10000000) b"
+    answer = weft("sql", endless, "--max-seconds", "0.2")
+    assert (answer.code, answer.out) == (2, "")
+    assert "--max-seconds" in answer.err
+    answer = weft("sql", "from range(11)", "--max-rows", "10")
+    assert (answer.code, answer.out) == (2, "")
+    assert "--max-rows" in answer.err
+    assert len(weft("sql", "from range(11)", "--max-rows", "11", "--json").json) == 11
+    assert len(weft("sql", "from range(11)", "--max-rows", "0", "--json").json) == 11
+    assert weft("sql", "pivot runs on status using count(*)", "--json").json
