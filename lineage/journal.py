@@ -3,6 +3,9 @@
 A writer is 16 random bytes made at each process start. It holds an exclusive lock on its file for life:
 whoever can take that lock has proof that the writer is gone. A journal that ends in good order ends with a
 `journal_closed` frame, whose digest is the sha256 of all bytes before it.
+
+Where files cannot grow the same frames lie in chunks, a file for each sync (see `weft.lineage.chunks`): a
+chunk never changes, only the last one of a writer is closed, and a lease says whether the writer lives.
 """
 
 from __future__ import annotations
@@ -10,22 +13,28 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Callable, Sequence
-from typing import Literal, NamedTuple
+from typing import TYPE_CHECKING, Literal, NamedTuple, Protocol
 
 from weft.lineage import clock
 from weft.lineage.codec import Flaw, decode_frame, encode, scan
-from weft.lineage.errors import NotFound, StoreDamaged, StoreUnavailable
+from weft.lineage.errors import NotFound, StoreConflict, StoreDamaged, StoreError, StoreUnavailable
 from weft.lineage.events import Event, journal_closed
 from weft.lineage.paths import JournalName, journal_name, journal_path
 from weft.lineage.storage import AppendFile, Storage
+
+if TYPE_CHECKING:
+    from weft.lineage.spool import Spool
 
 __all__ = [
     "JOURNAL_MAX_BYTES",
     "Journal",
     "JournalContent",
     "JournalProblem",
+    "OpenFile",
     "Place",
+    "fence",
     "is_closed",
+    "is_fence",
     "is_writer_dead",
     "parse_journal",
     "read_event_at",
@@ -36,6 +45,9 @@ __all__ = [
 JOURNAL_MAX_BYTES = 16 * 1024 * 1024
 
 _WRITER_BYTES = 16
+
+#: The frame that closes a journal always has this length: its time is past 2**32.
+_CLOSING_BYTES = len(encode(journal_closed(bytes(32)), 0, 1 << 40))
 
 #: A clock that is further ahead of ours than this is not followed.
 _CLOCK_AHEAD_MAX_US = 3600 * 1_000_000
@@ -67,7 +79,12 @@ class Journal:
     )
 
     def __init__(
-        self, storage: Storage, writer: bytes, size_max_bytes: int, now_us: Callable[[], int]
+        self,
+        storage: Storage,
+        writer: bytes,
+        size_max_bytes: int,
+        now_us: Callable[[], int],
+        spool: Spool | None,
     ) -> None:
         self._storage = storage
         self._now_us = now_us
@@ -77,7 +94,7 @@ class Journal:
         self._is_appending = False
         self.writer = writer
         self.next_seq = 0
-        self._current = _OpenFile(storage, JournalName(writer, 0))
+        self._current = _open_file(storage, JournalName(writer, 0), spool)
 
     @classmethod
     def create(
@@ -86,13 +103,16 @@ class Journal:
         writer: bytes | None = None,
         size_max_bytes: int = JOURNAL_MAX_BYTES,
         now_us: Callable[[], int] = clock.now_us,
+        spool: Spool | None = None,
     ) -> Journal:
         """Open a new journal and take its lock; `now_us` is the clock that stamps its events.
+
+        Where files cannot grow nothing is written before the first sync, and `spool` keeps what places lead to.
 
         Raises: StoreUnavailable; StoreConflict when `writer` has a journal already.
         """
         made = clock.random_bytes(_WRITER_BYTES) if writer is None else writer
-        return cls(storage, made, size_max_bytes, now_us)
+        return cls(storage, made, size_max_bytes, now_us, spool)
 
     @property
     def path(self) -> str:
@@ -102,12 +122,23 @@ class Journal:
     @property
     def is_full(self) -> bool:
         """Whether the next append goes on in another file, and closes this one."""
-        return self._current.size_bytes >= self._size_max_bytes
+        return self._storage.can_append and self._current.size_bytes >= self._size_max_bytes
+
+    @property
+    def is_sync_costly(self) -> bool:
+        """Whether a sync is a request to a server, so that fewer and larger ones are better."""
+        return not self._storage.can_append
+
+    @property
+    def unsynced_bytes(self) -> int:
+        """What was appended since the last sync, where a sync is costly; else 0."""
+        return self._current.unsynced_bytes
 
     def append(self, events: Sequence[Event]) -> list[Place]:
         """Stamp events with writer, seq and time, and write them all at once, in order.
 
-        They are seen by readers from then on, and durable after the next `sync`.
+        They are seen by readers from then on, and durable after the next `sync`. In chunks they are seen, too,
+        only after it.
 
         Raises: StoreUnavailable; then none of them is in the journal, and all before them still are.
         """
@@ -119,12 +150,12 @@ class Journal:
         """Make durable what was appended; another thread may append to the same file meanwhile.
 
         Raises: StoreUnavailable; then nothing can be said of what was appended since the last sync, and
-        this journal takes no more events.
+        this journal takes no more events. StoreConflict when this writer was fenced off.
         """
         self._check_usable()
         try:
-            self._current.file.sync()
-        except StoreUnavailable:
+            self._current.sync()
+        except StoreError:
             # The kernel may have dropped the pages it could not write: a second sync would lie.
             self._is_broken = True
             raise
@@ -137,7 +168,7 @@ class Journal:
     def close(self) -> None:
         """End the journal in good order, durable, and let go of it. A second call does nothing."""
         if self._is_broken or self._is_appending:
-            self._current.file.close()
+            self._current.close()
             return
         try:
             self._close_file()
@@ -148,15 +179,15 @@ class Journal:
         """Close the file and go on in the next; the new lock is taken before the old one is let go."""
         self._check_usable()
         # The frame that closes the old file takes the next seq.
-        following = _OpenFile(self._storage, JournalName(self.writer, self.next_seq + 1))
+        following = _open_file(self._storage, JournalName(self.writer, self.next_seq + 1), None)
         try:
-            self._append([journal_closed(self._current.hasher.digest())])
+            self._append([journal_closed(self._current.digest())])
             self.sync()
         except BaseException:
-            following.file.close()
+            following.close()
             self._storage.delete(following.path)
             raise
-        self._current.file.close()
+        self._current.close()
         self._current = following
 
     def _append(self, events: Sequence[Event]) -> list[Place]:
@@ -177,33 +208,23 @@ class Journal:
         data = b"".join(frames)
         # Usable again once file and state agree: an interrupt in between must not let a seq be given twice.
         self._is_appending = True
-        self._write(data)
-        self._current.hasher.update(data)
-        self._current.size_bytes = offset
+        try:
+            self._current.append(data, self.next_seq)
+        except BaseException:
+            self._is_appending = self._current.is_dirty
+            raise
         self._last_time_us = time_us
         self.next_seq = seq
         self._is_appending = False
         return places
 
-    def _write(self, data: bytes) -> None:
-        """Write all of `data` at the end of the file, or nothing."""
-        written = 0
-        try:
-            written = self._current.file.write(data)
-            while written < len(data):
-                written += self._current.file.write(data[written:])
-        except BaseException:
-            # A part of the batch may be there: it was not acknowledged, and the next frame must not follow it.
-            self._current.file.truncate(self._current.size_bytes)
-            self._is_appending = False
-            raise
-
     def _close_file(self) -> None:
         try:
-            self._append([journal_closed(self._current.hasher.digest())])
-            self.sync()
+            if self.next_seq or self._storage.can_append:
+                self._append([journal_closed(self._current.digest())])
+                self.sync()
         finally:
-            self._current.file.close()
+            self._current.close()
 
     def _check_usable(self) -> None:
         if self._is_broken:
@@ -215,17 +236,82 @@ class Journal:
         )
 
 
-class _OpenFile:
-    """The file a journal is in, with what was appended to it so far."""
+class OpenFile(Protocol):
+    """What a journal is written to.
 
-    __slots__ = ("file", "hasher", "path", "place_path", "size_bytes")
+    `size_bytes` is how much was appended to `place_path`, `unsynced_bytes` how much of it since the last
+    sync, 0 where that does not matter. `is_dirty` says that an append was cut off, and not undone.
+    """
+
+    is_dirty: bool
+    place_path: str
+    size_bytes: int
+    unsynced_bytes: int
+
+    @property
+    def path(self) -> str:
+        """Within the store."""
+
+    def append(self, data: bytes, first_seq: int) -> None:
+        """Write all of `data`, or nothing and raise. Raises: StoreUnavailable."""
+
+    def sync(self) -> None:
+        """Make durable what was appended; another thread may append meanwhile. Raises: StoreError."""
+
+    def digest(self) -> bytes:
+        """The sha256 of what stands before the next frame in its file."""
+
+    def close(self) -> None:
+        """Let go of it."""
+
+
+def _open_file(storage: Storage, name: JournalName, spool: Spool | None) -> OpenFile:
+    if storage.can_append:
+        return _GrowingFile(storage, name)
+    # Local stores do without it.
+    from weft.lineage.chunks import ChunkFile
+
+    return ChunkFile(storage, name.writer, spool)
+
+
+class _GrowingFile:
+    """One file, locked for as long as it is open."""
+
+    __slots__ = ("_file", "_hasher", "is_dirty", "path", "place_path", "size_bytes", "unsynced_bytes")
 
     def __init__(self, storage: Storage, name: JournalName) -> None:
         self.path = journal_path(name)
-        self.file: AppendFile = storage.create_append(self.path)
+        self._file: AppendFile = storage.create_append(self.path)
         self.place_path = storage.local_path(self.path) or self.path
-        self.hasher = hashlib.sha256()
+        self._hasher = hashlib.sha256()
         self.size_bytes = 0
+        self.unsynced_bytes = 0
+        self.is_dirty = False
+
+    def append(self, data: bytes, first_seq: int) -> None:
+        written = 0
+        self.is_dirty = True
+        try:
+            written = self._file.write(data)
+            while written < len(data):
+                written += self._file.write(data[written:])
+        except BaseException:
+            # A part of the batch may be there: it was not acknowledged, and the next frame must not follow it.
+            self._file.truncate(self.size_bytes)
+            self.is_dirty = False
+            raise
+        self._hasher.update(data)
+        self.size_bytes += len(data)
+        self.is_dirty = False
+
+    def sync(self) -> None:
+        self._file.sync()
+
+    def digest(self) -> bytes:
+        return self._hasher.digest()
+
+    def close(self) -> None:
+        self._file.close()
 
 
 class JournalProblem(NamedTuple):
@@ -351,12 +437,10 @@ def is_closed(storage: Storage, path: str) -> bool:
     """Whether a journal ends with the frame that closes it; reads no more than that frame. Raises: NotFound."""
     name = journal_name(path)
     size = storage.size(path)
-    # The closing frame always has this length: its time is past 2**32.
-    length = len(encode(journal_closed(bytes(32)), 0, 1 << 40))
-    if name is None or size < length:
+    if name is None or size < _CLOSING_BYTES:
         return False
     try:
-        event = decode_frame(name.writer, storage.read_range(path, size - length, length))
+        event = decode_frame(name.writer, storage.read_range(path, size - _CLOSING_BYTES, _CLOSING_BYTES))
     except ValueError:
         return False
     return event.kind == "journal_closed"
@@ -371,3 +455,28 @@ def is_writer_dead(storage: Storage, path: str) -> bool:
         return False
     lock.release()
     return True
+
+
+def is_fence(storage: Storage, path: str) -> bool:
+    """Whether a journal file holds nothing but the frame that closes it. Raises: NotFound."""
+    return storage.size(path) == _CLOSING_BYTES and is_closed(storage, path)
+
+
+def fence(storage: Storage, writer: bytes, next_seq: int) -> None:
+    """Let `writer`, whose events below `next_seq` were all read, put no more chunks.
+
+    A closed chunk is put under the name of its next one. Does nothing where files can grow: there a lock is
+    the proof that a writer is gone.
+
+    Raises: StoreConflict when it has put another chunk since: read again what it says, then try again.
+    """
+    if storage.can_append:
+        return
+    path = journal_path(JournalName(writer, next_seq))
+    frame = encode(journal_closed(hashlib.sha256().digest()), next_seq, clock.now_us())
+    try:
+        storage.create_exclusive(path, frame)
+    except StoreConflict as error:
+        raise StoreConflict(
+            f"The writer {writer.hex()} has gone on in {storage.url} in the meantime. Try again."
+        ) from error

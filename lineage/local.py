@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 
 from weft.lineage import files
 from weft.lineage.errors import StoreConflict
-from weft.lineage.storage import AppendFile, Data, Lock, StoredFile, parts_of
+from weft.lineage.storage import AppendFile, Data, Lock, StoredFile, get_or_none, parts_of
 
 __all__ = ["LocalStorage"]
 
@@ -83,6 +83,12 @@ class LocalStorage:
 
     def localize(self, paths: Sequence[str]) -> list[str]:
         return [self._path(path) for path in paths]
+
+    def forget_copy(self, path: str) -> bool:
+        return False
+
+    def get_many(self, paths: Sequence[str]) -> list[bytes | None]:
+        return [get_or_none(self, path) for path in paths]
 
     def list(self, prefix: str) -> list[str]:
         return sorted(path for path, _ in self._entries(prefix))

@@ -20,7 +20,7 @@ from weft.lineage.manifest import (
     segments_of,
 )
 from weft.lineage.paths import JOURNALS, journal_name
-from weft.lineage.sealing import GRACE_S, SealReport, seal_journals
+from weft.lineage.sealing import SealReport, seal_journals
 from weft.lineage.segments import check_segment_file, read_piece
 from weft.lineage.storage import Storage
 from weft.lineage.upcast import upcast_all
@@ -106,7 +106,9 @@ class EventLog:
 
     def dead_writers(self) -> set[bytes]:
         """Writers that append no more: sealed, ended in good order, or proven gone. A run of theirs that has
-        not ended was lost."""
+        not ended was lost. Where files cannot grow nobody can be seen: a lease alone says who lives."""
+        if not self.storage.can_append:
+            return set()
         found = {r.writer for segment in self.segments() for r in segment.ranges}
         for path in self.storage.list(JOURNALS):
             name = journal_name(path)
@@ -116,6 +118,8 @@ class EventLog:
 
     def live_writers(self) -> set[bytes]:
         """Writers with a journal that is not ended and whose lock is held, or proves nothing here."""
+        if not self.storage.can_append:
+            return set()
         found = set()
         for path in self.open_journals():
             name = journal_name(path)
@@ -123,11 +127,12 @@ class EventLog:
                 found.add(name.writer)
         return found
 
-    def seal(self, force: bool = False, grace_s: float = GRACE_S) -> SealReport:
+    def seal(self, force: bool = False, grace_s: float | None = None) -> SealReport:
         """Seal closed journals and those of dead writers into segments, and remove what was sealed before.
 
         Without `force`, little is left until there is more. Of several processes one seals; the others
-        return at once. Removal waits `grace_s` seconds, for readers that have listed the journals.
+        return at once. Removal waits `grace_s` seconds, for readers that have listed the journals; it has a
+        default of each kind of store.
 
         Raises: StoreUnavailable.
         """

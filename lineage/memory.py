@@ -2,25 +2,31 @@
 
 from __future__ import annotations
 
+import _thread
 import os
 from collections.abc import Sequence
 
 from weft.lineage import clock, files
 from weft.lineage.errors import StoreConflict
-from weft.lineage.storage import AppendFile, Data, Lock, StoredFile, parts_of
+from weft.lineage.storage import AppendFile, Data, Lock, StoredFile, get_or_none, parts_of
 
 __all__ = ["MemoryStorage"]
 
 
 class MemoryStorage:
-    """A store in this process's memory, gone with it. Safe for one thread at a time."""
+    """A store in this process's memory, gone with it. Of threads that create one file one wins; else it is for one at a time.
 
-    def __init__(self) -> None:
+    Without `can_append` it is as an object store is: files do not grow, and there are no locks.
+    """
+
+    def __init__(self, can_append: bool = True) -> None:
+        self._can_append = can_append
         self.files: dict[str, bytearray] = {}
         self._times_us: dict[str, int] = {}
         self._writers: set[str] = set()
         self._readers: dict[str, int] = {}
         self._copies: str | None = None
+        self._creating = _thread.allocate_lock()
 
     @property
     def url(self) -> str:
@@ -28,16 +34,17 @@ class MemoryStorage:
 
     @property
     def locks_prove_death(self) -> bool:
-        return True
+        return self._can_append
 
     @property
     def can_append(self) -> bool:
-        return True
+        return self._can_append
 
     def create_exclusive(self, path: str, data: Data) -> None:
-        if path in self.files:
-            raise StoreConflict(f"{path} exists already. Read it instead of creating it.")
-        self.put(path, data)
+        with self._creating:
+            if path in self.files:
+                raise StoreConflict(f"{path} exists already. Read it instead of creating it.")
+            self.put(path, data)
 
     def put(self, path: str, data: Data) -> None:
         self.files[path] = bytearray().join(parts_of(data))
@@ -71,6 +78,12 @@ class MemoryStorage:
             found.append(copy)
         return found
 
+    def forget_copy(self, path: str) -> bool:
+        return False
+
+    def get_many(self, paths: Sequence[str]) -> list[bytes | None]:
+        return [get_or_none(self, path) for path in paths]
+
     def list(self, prefix: str) -> list[str]:
         folder = prefix.rstrip("/")
         return sorted(path for path in self.files if not folder or path.startswith(folder + "/"))
@@ -95,11 +108,14 @@ class MemoryStorage:
         return True
 
     def create_append(self, path: str) -> AppendFile:
+        assert self._can_append, "files of this store do not grow"
         self.create_exclusive(path, b"")
         self._writers.add(path)
         return _MemoryAppendFile(self.files[path], self._writers, path)
 
     def try_lock(self, path: str, *, shared: bool = False) -> Lock | None:
+        if not self._can_append:
+            return None
         if path not in self.files or path in self._writers or (self._readers.get(path) and not shared):
             return None
         if shared:

@@ -3,6 +3,10 @@
 An open journal of a writer that lives is sealed by nobody, however idle. A journal is removed when a whole
 segment has held all of it for the time of grace, and when its writer has no other journal in use: worker
 processes of a long run may still read their inputs from the files it has closed.
+
+Chunks never change, so each may be sealed though its writer lives. There are no locks where they are: two
+processes that seal at once make the same segments, or such that overlap, which is settled by range. A chunk
+that is a fence is never removed, because a writer that comes back after days must still find it.
 """
 
 from __future__ import annotations
@@ -14,7 +18,7 @@ from weft.lineage import clock
 from weft.lineage.collector import CollectorPause
 from weft.lineage.errors import NotFound, StoreConflict, StoreDamaged
 from weft.lineage.events import Event
-from weft.lineage.journal import JournalContent, is_closed, is_writer_dead, read_journal
+from weft.lineage.journal import JournalContent, is_closed, is_fence, is_writer_dead, read_journal
 from weft.lineage.manifest import (
     Range,
     Segment,
@@ -27,10 +31,13 @@ from weft.lineage.paths import CACHE, JOURNALS, journal_name
 from weft.lineage.segments import check_segment_file, write_segment
 from weft.lineage.storage import Storage
 
-__all__ = ["GRACE_S", "SealReport", "seal_journals"]
+__all__ = ["CHUNK_GRACE_S", "GRACE_S", "SealReport", "seal_journals"]
 
 #: How long a sealed journal stays, for readers that listed it before it was sealed.
 GRACE_S = 60.0
+
+#: The same where files cannot grow: longer than any put is tried again, and than clocks may differ.
+CHUNK_GRACE_S = 900.0
 
 #: Less than this is left until there is more, unless sealing is forced: tiny segments cost more than they save.
 _WORTHWHILE_BYTES = 1024 * 1024
@@ -56,7 +63,7 @@ class SealReport(NamedTuple):
 
 
 def seal_journals(
-    storage: Storage, known: dict[str, SegmentFile], is_forced: bool, grace_s: float
+    storage: Storage, known: dict[str, SegmentFile], is_forced: bool, grace_s: float | None
 ) -> SealReport:
     """Seal what may be sealed, then remove what was sealed long enough ago.
 
@@ -64,6 +71,9 @@ def seal_journals(
     """
     report = SealReport([], [], [], [])
     if not storage.list(JOURNALS):
+        return report
+    if not storage.can_append:
+        _seal_and_remove(storage, known, is_forced, _grace_s(storage, grace_s), report)
         return report
     if not storage.exists(_LOCK_PATH):
         try:
@@ -75,13 +85,25 @@ def seal_journals(
     if lock is None:
         return report
     try:
-        with CollectorPause():
-            for batch in _batches(storage, known, is_forced, report):
-                _seal_batch(storage, batch, report)
-        _remove_sealed(storage, known, grace_s, report)
+        _seal_and_remove(storage, known, is_forced, _grace_s(storage, grace_s), report)
     finally:
         lock.release()
     return report
+
+
+def _grace_s(storage: Storage, asked_s: float | None) -> float:
+    if asked_s is not None:
+        return asked_s
+    return GRACE_S if storage.can_append else CHUNK_GRACE_S
+
+
+def _seal_and_remove(
+    storage: Storage, known: dict[str, SegmentFile], is_forced: bool, grace_s: float, report: SealReport
+) -> None:
+    with CollectorPause():
+        for batch in _batches(storage, known, is_forced, report):
+            _seal_batch(storage, batch, report)
+    _remove_sealed(storage, known, grace_s, report)
 
 
 def _batches(
@@ -126,7 +148,8 @@ def _sealable(storage: Storage, path: str, report: SealReport) -> JournalContent
     if content.state == "damaged":
         report.left.append((path, "it is damaged; its bytes are kept as they are"))
         return None
-    return content if content.events and (content.state == "closed" or is_dead) else None
+    is_over = content.state == "closed" or is_dead or not storage.can_append
+    return content if content.events and is_over else None
 
 
 def _seal_batch(storage: Storage, batch: list[JournalContent], report: SealReport) -> None:
@@ -170,13 +193,17 @@ def _remove_sealed(
     for path, name in journals:
         is_sealed = is_covered(ranges, name.writer, name.first_seq, storage.size(path))
         # A segment can hold all of a journal whose writer lives: a copy of the store was sealed and merged back.
-        is_over = is_sealed and (is_closed(storage, path) or is_writer_dead(storage, path))
+        if storage.can_append:
+            is_over = is_sealed and (is_closed(storage, path) or is_writer_dead(storage, path))
+        else:
+            is_over = is_sealed and not is_fence(storage, path)
         if is_over or _is_remnant(storage, path, newest_us):
             removable.append((path, name.writer))
         else:
             in_use.add(name.writer)
     for path, writer in removable:
-        if writer not in in_use:
+        # Workers of a run that writes chunks read its frames elsewhere.
+        if writer not in in_use or not storage.can_append:
             storage.delete(path)
             report.removed.append(path)
 

@@ -2,6 +2,7 @@
 
 Paths are those of `weft.lineage.paths`: relative to the store's root, with `/`. A file is written once and
 never changed, journals excepted: they grow by `AppendFile` under a lock that their writer holds for life.
+Where files cannot grow (`can_append`), journals are chunks that never change either.
 
 Names that start with a dot belong to writes under way; `list` leaves them out.
 """
@@ -11,7 +12,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple, Protocol
 
-__all__ = ["AppendFile", "Data", "Lock", "Storage", "StoredFile", "parts_of"]
+from weft.lineage.errors import NotFound
+
+__all__ = ["AppendFile", "Data", "Lock", "Storage", "StoredFile", "get_or_none", "parts_of"]
 
 Data = bytes | memoryview | Sequence[bytes | memoryview]
 
@@ -88,6 +91,12 @@ class Storage(Protocol):
         Raises: NotFound.
         """
 
+    def forget_copy(self, path: str) -> bool:
+        """Drop the local copy of a file, which was found to be wrong; False where there is none but the file itself."""
+
+    def get_many(self, paths: Sequence[str]) -> list[bytes | None]:
+        """The bytes of files that never change, several fetched at once; None for each that is gone."""
+
     def list(self, prefix: str) -> list[str]:
         """The paths of all files in folder `prefix` and below, sorted."""
 
@@ -108,17 +117,28 @@ class Storage(Protocol):
     def create_append(self, path: str) -> AppendFile:
         """Create an empty file to append to; nobody sees it before this writer holds its exclusive lock.
 
-        Raises: StoreConflict when there is one of that name.
+        Only where `can_append` says so. Raises: StoreConflict when there is one of that name.
         """
 
     def try_lock(self, path: str, *, shared: bool = False) -> Lock | None:
-        """Take the lock of a file at once, or give None when it is held or there is no such file."""
+        """Take the lock of a file at once, or give None when it is held or there is no such file.
+
+        Where files cannot grow there are no locks either: it is always None.
+        """
 
     def sync_folder(self, path: str) -> None:
         """Make the names in a folder durable."""
 
     def local_path(self, path: str) -> str | None:
         """The absolute path of a file for others to open; None where there is no such thing."""
+
+
+def get_or_none(storage: Storage, path: str) -> bytes | None:
+    """The bytes of a file; None when there is none of that name."""
+    try:
+        return storage.get(path)
+    except NotFound:
+        return None
 
 
 def parts_of(data: Data) -> Sequence[bytes | memoryview]:

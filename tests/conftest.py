@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 import msgpack
 import pytest
 
+from tests.servers import S3, moto
 from weft.lineage import clock
 from weft.lineage.events import Event
 from weft.lineage.local import LocalStorage
@@ -247,3 +248,18 @@ def project(tmp_path: Path) -> Iterator[Project]:
     made = Project(tmp_path)
     yield made
     made.stop_all()
+
+
+@pytest.fixture(scope="session")
+def moto_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3]:
+    """One server for all tests of a process; each test takes a store of its own."""
+    with moto(tmp_path_factory.mktemp("moto")) as server:
+        yield server
+
+
+@pytest.fixture
+def s3(moto_server: S3, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> S3:
+    """S3 as the environment names it, with local copies in a folder of the test's own."""
+    for name, value in {**moto_server.environment, "XDG_CACHE_HOME": str(tmp_path / "copies")}.items():
+        monkeypatch.setenv(name, value)
+    return moto_server

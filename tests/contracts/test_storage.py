@@ -5,17 +5,25 @@ from __future__ import annotations
 import os
 import threading
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
 from weft.lineage.errors import NotFound, StoreConflict
 from weft.lineage.local import LocalStorage
 from weft.lineage.memory import MemoryStorage
+from weft.lineage.remote import RemoteStorage
 from weft.lineage.storage import Storage
+
+if TYPE_CHECKING:
+    from tests.servers import S3
 
 
 class StorageContract:
     """Subclass it for an adapter and give the fixture `storage`."""
+
+    racers = 8
+    races = 20
 
     def test_put_and_get_give_the_same_bytes(self, storage: Storage) -> None:
         storage.put("log/a/file", b"first")
@@ -88,6 +96,39 @@ class StorageContract:
         assert storage.modified_us("file") >= before_us
         assert not storage.refresh("nothing")
 
+    def test_many_files_are_read_at_once_and_those_gone_are_none(self, storage: Storage) -> None:
+        for number in range(20):
+            storage.put(f"journal/{number}", str(number).encode())
+        paths = [f"journal/{number}" for number in range(21)]
+        assert storage.get_many(paths) == [*(str(number).encode() for number in range(20)), None]
+        assert storage.get_many([]) == []
+
+    def test_create_exclusive_race_of_many_threads_has_one_winner(self, storage: Storage) -> None:
+        wins: list[int] = []
+        gate = threading.Barrier(self.racers)
+
+        def create(number: int) -> None:
+            gate.wait()
+            try:
+                storage.create_exclusive("file", str(number).encode())
+                wins.append(number)
+            except StoreConflict:
+                pass
+
+        for _ in range(self.races):
+            threads = [threading.Thread(target=create, args=(number,)) for number in range(self.racers)]
+            for thread in threads:
+                thread.start()
+            for thread in threads:
+                thread.join()
+            assert len(wins) == 1
+            assert storage.get("file") == str(wins.pop()).encode()
+            storage.delete("file")
+
+
+class AppendContract(StorageContract):
+    """What is promised where files can grow."""
+
     def test_append_file_grows_is_cut_back_and_read_meanwhile(self, storage: Storage) -> None:
         file = storage.create_append("journal/one")
         assert file.write(b"hello") == 5
@@ -131,38 +172,55 @@ class StorageContract:
         alone.release()
 
 
-class TestMemoryStorage(StorageContract):
+class ChunkContract(StorageContract):
+    """What is promised where files cannot grow."""
+
+    def test_there_are_no_locks_and_they_prove_nothing(self, storage: Storage) -> None:
+        storage.put("file", b"x")
+        assert not storage.can_append
+        assert not storage.locks_prove_death
+        assert storage.try_lock("file") is None
+        assert storage.try_lock("file", shared=True) is None
+
+
+class TestMemoryStorage(AppendContract):
     @pytest.fixture
     def storage(self) -> Storage:
         return MemoryStorage()
 
 
-class TestLocalStorage(StorageContract):
+class TestMemoryStorageOfChunks(ChunkContract):
+    @pytest.fixture
+    def storage(self) -> Storage:
+        return MemoryStorage(can_append=False)
+
+
+class TestRemoteStorageInMemory(ChunkContract):
+    """fsspec's own file system in memory."""
+
+    @pytest.fixture
+    def storage(self) -> Storage:
+        return RemoteStorage(f"memory://store-{os.urandom(6).hex()}/below")
+
+
+class TestRemoteStorageOnS3(ChunkContract):
+    races = 5
+
+    @pytest.fixture
+    def storage(self, s3: S3) -> Storage:
+        return RemoteStorage(s3.new_url())
+
+    def test_condition_is_tried_out_once(self, storage: Storage, s3: S3) -> None:
+        before = len(s3.puts())
+        for number in range(3):
+            storage.create_exclusive(f"file-{number}", b"x")
+        assert len(s3.puts()) - before == 2 + 3
+
+
+class TestLocalStorage(AppendContract):
     @pytest.fixture
     def storage(self, tmp_path: Path) -> Storage:
         return LocalStorage(str(tmp_path / "not" / "there" / "yet"))
-
-    def test_create_exclusive_race_of_many_threads_has_one_winner(self, storage: Storage) -> None:
-        wins: list[int] = []
-        gate = threading.Barrier(8)
-
-        def create(number: int) -> None:
-            gate.wait()
-            try:
-                storage.create_exclusive("file", str(number).encode())
-                wins.append(number)
-            except StoreConflict:
-                pass
-
-        for _ in range(20):
-            threads = [threading.Thread(target=create, args=(number,)) for number in range(8)]
-            for thread in threads:
-                thread.start()
-            for thread in threads:
-                thread.join()
-            assert len(wins) == 1
-            assert storage.get("file") == str(wins.pop()).encode()
-            storage.delete("file")
 
     def test_nothing_is_left_beside_the_files(self, storage: Storage) -> None:
         storage.put("folder/file", b"x")

@@ -136,7 +136,7 @@ def test_a_run_is_lost_once_its_writer_is_gone(story: Any) -> None:
     story.task(run, "start", "1", is_done=False)
     assert story.store().sql("select status from runs").rows == [("running",)]
     # A process that dies lets go of the lock and leaves the journal without its end.
-    story.journal._current.file.close()
+    story.journal._current.close()
     story.journal = Journal.create(story.storage)
     store = story.store()
     assert store.sql("select r.status, t.status from runs r join tasks t using (run_id)").rows == [
