@@ -24,7 +24,20 @@ import msgpack
 
 from weft.lineage.events import Event
 
-__all__ = ["HEADER_BYTES", "Flaw", "Frame", "decode", "decode_frame", "encode", "row_of", "scan"]
+__all__ = [
+    "HEADER_BYTES",
+    "Flaw",
+    "Frame",
+    "Rows",
+    "decode",
+    "decode_frame",
+    "encode",
+    "event_of",
+    "json_text",
+    "read_rows",
+    "row_of",
+    "scan",
+]
 
 _HEADER = struct.Struct("<IQII")
 _CHECKED = struct.Struct("<IQ")
@@ -37,6 +50,8 @@ _PAYLOAD = Event._fields.index("payload")
 _EPOCH = Event._fields.index("epoch")
 _DEFAULTS = tuple(Event())
 _STORED_COLUMNS = len(_DEFAULTS) - _KIND
+
+_CLOSING = "journal_closed"
 
 #: A crash may leave a file that is longer than what was written; the part that was not is zeros from a
 #: sector boundary on.
@@ -58,6 +73,21 @@ class Flaw(NamedTuple):
     length: int
     is_torn: bool
     reason: str
+
+
+class Rows(NamedTuple):
+    """The whole frames at the beginning of a journal's bytes, as lists: seq, then the columns from kind on.
+
+    Columns that hold their default may be missing at the end. `last_offset` is where the last frame starts,
+    `end` where it ends: the frame that closes the journal, or what comes before the first flaw.
+    """
+
+    rows: list[list[Any]]
+    last_offset: int
+    end: int
+
+    def is_closed(self) -> bool:
+        return bool(self.rows) and self.rows[-1][1] == _CLOSING
 
 
 def encode(event: Event, seq: int, time_us: int) -> bytes:
@@ -131,11 +161,57 @@ def scan(writer: bytes, buffer: bytes) -> Iterator[Frame | Flaw]:
         offset = resumed
 
 
+def read_rows(buffer: bytes, first_seq: int) -> Rows:
+    """The frames that follow each other from the first byte on, up to the closing one or the first flaw.
+
+    This is `scan` without its patience, several times as fast: where it stops early, `scan` tells why.
+    """
+    unpack, unpackb, check = _HEADER.unpack_from, msgpack.unpackb, crc32
+    checked = _CHECKED.size
+    rows: list[list[Any]] = []
+    add = rows.append
+    seq = first_seq
+    last_offset = end = 0
+    size = len(buffer) - HEADER_BYTES
+    while end <= size:
+        length, found_seq, header_crc, payload_crc = unpack(buffer, end)
+        start = end + HEADER_BYTES
+        payload = buffer[start : start + length]
+        if (
+            found_seq != seq
+            or check(payload) != payload_crc
+            or check(buffer[end : end + checked]) != header_crc
+            or len(payload) != length
+        ):
+            break
+        try:
+            columns = unpackb(payload, strict_map_key=False)
+        except (ValueError, TypeError):
+            break
+        if type(columns) is not list or not columns or type(columns[0]) is not str:
+            break
+        kind = columns[0]
+        columns.insert(0, seq)
+        if len(columns) > _STORED_COLUMNS + 1:
+            del columns[_STORED_COLUMNS + 1 :]
+        add(columns)
+        seq += 1
+        last_offset, end = end, start + length
+        if kind == _CLOSING:
+            break
+    return Rows(rows, last_offset, end)
+
+
+def event_of(writer: bytes, row: list[Any]) -> Event:
+    """The event of a row of `read_rows`."""
+    return Event._make((writer, *row, *_DEFAULTS[len(row) + 1 :]))
+
+
 def row_of(event: Event) -> tuple[Any, ...]:
     """The event as a row of a segment: its columns, with the payload as JSON text."""
     if event.payload is None:
         return event
-    return (*event[:_PAYLOAD], _json_text(event.payload), *event[_PAYLOAD + 1 :])
+    return (*event[:_PAYLOAD], json_text(event.payload), *event[_PAYLOAD + 1 :])
 
 
 def _frame_at(writer: bytes, buffer: bytes, offset: int) -> Frame | str:
@@ -153,7 +229,7 @@ def _frame_at(writer: bytes, buffer: bytes, offset: int) -> Frame | str:
         return "a frame's payload fails its checksum"
     try:
         return Frame(offset, HEADER_BYTES + length, decode(writer, seq, payload))
-    except ValueError as error:
+    except (ValueError, TypeError) as error:
         return f"a frame's payload cannot be read ({error})"
 
 
@@ -206,7 +282,8 @@ def _is_later_frame(writer: bytes, buffer: bytes, offset: int, last_seq: int) ->
     return isinstance(found, Frame) and found.event.seq > last_seq
 
 
-def _json_text(payload: Any) -> str:
+def json_text(payload: Any) -> str:
+    """A payload as segments hold it; NaN and infinities become texts, which JSON has not."""
     encode_json = _json_encoder()
     try:
         return encode_json(payload)
@@ -216,10 +293,21 @@ def _json_text(payload: Any) -> str:
 
 @cache
 def _json_encoder() -> Callable[[Any], str]:
-    import json
+    from json import encoder
 
-    # `json.dumps` makes an encoder for each call, which takes longer than the encoding.
-    return json.JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode
+    # `json.dumps` makes an encoder for each call, and `JSONEncoder.encode` one of those that are compiled:
+    # both take longer than the encoding.
+    slow = encoder.JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode
+    make = getattr(encoder, "c_make_encoder", None)
+    quote = getattr(encoder, "encode_basestring", None)
+    if make is None or quote is None:
+        return slow
+
+    def refuse(value: object) -> None:
+        raise TypeError(f"a payload holds {type(value).__name__}, which is no plain value")
+
+    fast = make(None, refuse, quote, None, ":", ",", False, False, False)
+    return lambda payload: "".join(fast(payload, 0))
 
 
 def _without_nan(value: Any) -> Any:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from typing import NamedTuple
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import NamedTuple, TypeVar
 
+from weft.lineage.codec import event_of, read_rows
 from weft.lineage.collector import CollectorPause
+from weft.lineage.coverage import Coverage, uncovered_journals
 from weft.lineage.errors import NotFound, StoreUnavailable
 from weft.lineage.events import FAMILIES, Event, family_of
 from weft.lineage.journal import is_closed, is_writer_dead, parse_journal
@@ -14,25 +16,31 @@ from weft.lineage.manifest import (
     Segment,
     SegmentFile,
     damaged_segment,
-    is_covered,
     list_segment_files,
     pieces_of,
     segments_of,
 )
-from weft.lineage.paths import JOURNALS, journal_name
+from weft.lineage.paths import JOURNALS, JournalName, journal_name
+from weft.lineage.proofs import Proofs
+from weft.lineage.ranges import Spans
 from weft.lineage.sealing import SealReport, seal_journals
-from weft.lineage.segments import check_segment_file, read_piece
-from weft.lineage.storage import Storage
+from weft.lineage.segments import read_piece
+from weft.lineage.storage import Storage, StoredFile
 from weft.lineage.upcast import upcast_all
 
 __all__ = ["EventLog", "Snapshot"]
+
+T = TypeVar("T")
 
 #: A journal or segment that is gone when it is read was sealed or compacted since: list again, this often.
 _RELIST_MAX = 10
 
 
 class Snapshot(NamedTuple):
-    """All there was at one moment: pieces of proven segments, and the events of journals that none of them holds."""
+    """All there was at one moment: pieces of segments, and the events of journals that none of them holds.
+
+    The files of the pieces are not proven yet: see `EventLog.prove`.
+    """
 
     pieces: list[Piece]
     tail: list[Event]
@@ -44,7 +52,7 @@ class EventLog:
     def __init__(self, storage: Storage) -> None:
         self.storage = storage
         self._known: dict[str, SegmentFile] = {}
-        self._proven: set[str] = set()
+        self._proofs = Proofs(storage)
 
     def events(
         self,
@@ -62,32 +70,42 @@ class EventLog:
             snapshot = self._snapshot(flow, run_id, run_uid)
             found = [event for event in snapshot.tail if family_of(event.kind) in families]
             for piece in snapshot.pieces:
-                found.extend(read_piece(self.storage, piece, flow, run_id, run_uid, families))
+                found.extend(read_piece(self._proofs, piece, flow, run_id, run_uid, families))
             found.sort(key=_log_order)
             return found
 
+        return self.at_rest(read)
+
+    def snapshot(
+        self, flow: str | None = None, run_id: str | None = None, run_uid: bytes | None = None
+    ) -> Snapshot:
+        """What to read: pieces of segments, and the tail narrowed to what is given, by log time.
+
+        Raises: StoreDamaged.
+        """
+        return self.at_rest(lambda: self._snapshot(flow, run_id, run_uid))
+
+    def prove(self, files: Iterable[SegmentFile]) -> list[str]:
+        """Check segment files before their rows are believed, each once in a process; gives their local paths.
+
+        Raises: StoreDamaged; NotFound when one was compacted away: take another snapshot.
+        """
+        return self._proofs.prove(files)
+
+    def at_rest(self, read: Callable[[], T]) -> T:
+        """What `read` gives, called again as long as files that it wants were sealed or compacted away meanwhile.
+
+        Raises: what `read` raises; StoreUnavailable when that has no end.
+        """
         for _ in range(_RELIST_MAX):
             try:
                 with CollectorPause():
                     return read()
             except NotFound:
                 continue
-        raise self._never_still()
-
-    def snapshot(
-        self, flow: str | None = None, run_id: str | None = None, run_uid: bytes | None = None
-    ) -> Snapshot:
-        """What to read: proven pieces of segments, and the tail narrowed to what is given, by log time.
-
-        Raises: StoreDamaged.
-        """
-        for _ in range(_RELIST_MAX):
-            try:
-                with CollectorPause():
-                    return self._snapshot(flow, run_id, run_uid)
-            except NotFound:
-                continue
-        raise self._never_still()
+        raise StoreUnavailable(
+            f"The files of {self.storage.url} keep changing while they are read. Try again."
+        )
 
     def segments(self) -> list[Segment]:
         """The segments that are whole and not replaced by others."""
@@ -109,7 +127,11 @@ class EventLog:
         not ended was lost. Where files cannot grow nobody can be seen: a lease alone says who lives."""
         if not self.storage.can_append:
             return set()
-        found = {r.writer for segment in self.segments() for r in segment.ranges}
+
+        def sealed() -> set[bytes]:
+            return {writer for segment in self.segments() for writer in segment.ranges.writers()}
+
+        found = self.at_rest(sealed)
         for path in self.storage.list(JOURNALS):
             name = journal_name(path)
             if name is not None:
@@ -141,69 +163,71 @@ class EventLog:
     def _snapshot(self, flow: str | None, run_id: str | None, run_uid: bytes | None) -> Snapshot:
         # Journals are listed first: one that is sealed and removed after that is found to be gone, and one
         # that was removed before is in the segments listed after.
-        journals = self.storage.list(JOURNALS)
+        journals = [(file, name) for file in self.storage.scan(JOURNALS) if (name := journal_name(file.path))]
         segments = segments_of(list_segment_files(self.storage, self._known))
-        self._check_none_missing(segments, journals)
+        if not all(segment.has_ranges for segment in segments):
+            # The file with the ranges is published first and removed last: the listing was overtaken.
+            segments = segments_of(list_segment_files(self.storage, self._known))
+        self._check_none_missing(segments, {name for _, name in journals})
         pieces = pieces_of(segments)
-        for piece in pieces:
-            for file in piece.segment.files.values():
-                if file.path not in self._proven:
-                    check_segment_file(self.storage, file.path, file.digest)
-                    self._proven.add(file.path)
-        whole = [segment for segment in segments if not segment.missing]
-        tail = list(self._tail(journals, whole, flow, run_id, run_uid))
+        whole = [segment.ranges for segment in segments if not segment.missing]
+        coverage = Coverage(whole, {name.writer for _, name in journals})
+        tail = list(self._tail(journals, coverage, flow, run_id, run_uid))
         tail.sort(key=_log_order)
         return Snapshot(pieces, tail)
 
     def _tail(
         self,
-        journals: list[str],
-        segments: list[Segment],
+        journals: list[tuple[StoredFile, JournalName]],
+        coverage: Coverage,
         flow: str | None,
         run_id: str | None,
         run_uid: bytes | None,
     ) -> Iterator[Event]:
-        ranges = [r for segment in segments for r in segment.ranges]
         # A value is stored in a frame as its plain bytes: a file without them is of no interest.
         needles = [text.encode("utf-8", "backslashreplace") for text in (flow, run_id) if text is not None]
         needles += [] if run_uid is None else [run_uid]
-        for path in journals:
-            name = journal_name(path)
-            if name is None:
-                continue
-            mine = [r for r in ranges if r.writer == name.writer]
-            if mine and is_covered(mine, name.writer, name.first_seq, self.storage.size(path)):
-                continue
+        for path, name in uncovered_journals(self.storage, journals, coverage):
             data = self.storage.get(path)
             if not all(needle in data for needle in needles):
                 continue
-            for event in upcast_all(parse_journal(path, data).events):
+            sealed = coverage.spans(name.writer)
+            for event in upcast_all(_events_in(path, name, data)):
                 if (
                     (run_uid is None or event.run_uid == run_uid)
                     and (run_id is None or event.run_id == run_id)
                     and (flow is None or event.flow == flow)
-                    and not any(r.first_seq <= event.seq <= r.last_seq for r in mine)
+                    and not (sealed and _holds(sealed, event))
                 ):
                     yield event
 
-    def _check_none_missing(self, segments: list[Segment], journals: list[str]) -> None:
-        """A segment that lacks a file is being published, or was cut off so, as long as its journals are there."""
-        ranges = [r for segment in segments if not segment.missing for r in segment.ranges]
-        names = {journal_name(path) for path in journals}
-        for segment in segments:
-            for r in segment.ranges if segment.missing else ():
-                is_elsewhere = is_covered(ranges, r.writer, r.first_seq, r.size_bytes)
-                if not is_elsewhere and (r.writer, r.first_seq) not in names:
-                    path = next(iter(segment.files.values())).path
-                    families = ", ".join(segment.missing)
-                    raise damaged_segment(
-                        self.storage, path, f"the files of its segment for {families} are gone"
-                    )
+    def _check_none_missing(self, segments: list[Segment], journals: set[JournalName]) -> None:
+        """A segment that lacks a file is being published or removed, or was cut off so, as long as all of it is elsewhere."""
+        partial = [segment for segment in segments if segment.missing]
+        if not partial:
+            return
+        whole = [segment.ranges for segment in segments if not segment.missing]
+        for segment in partial:
+            path = next(iter(segment.files.values())).path
+            reason = f"the files of its segment for {', '.join(segment.missing)} are gone"
+            if not segment.has_ranges:
+                raise damaged_segment(self.storage, path, reason)
+            coverage = Coverage(whole, segment.ranges.writers())
+            for r in segment.ranges:
+                if (r.writer, r.first_seq) not in journals and not coverage.holds(*r[:3]):
+                    raise damaged_segment(self.storage, path, reason)
 
-    def _never_still(self) -> StoreUnavailable:
-        return StoreUnavailable(
-            f"The files of {self.storage.url} keep changing while they are read. Try again."
-        )
+
+def _events_in(path: str, name: JournalName, data: bytes) -> Iterable[Event]:
+    """The events in a journal's bytes that check."""
+    found = read_rows(data, name.first_seq)
+    if found.end == len(data):
+        return (event_of(name.writer, row) for row in found.rows)
+    return parse_journal(path, data).events
+
+
+def _holds(spans: Spans, event: Event) -> bool:
+    return spans.holds(event.writer, event.seq, event.seq)
 
 
 def _log_order(event: Event) -> tuple[int, bytes, int]:

@@ -1,64 +1,70 @@
 """The manifest: what the listing of the segments and their footers say. It is stored nowhere else.
 
-A segment is up to six Parquet files, one for each family of events, all with the same footer entry but for
-the family. The entry is JSON under the key `weft` of the Parquet footer, after the text `weft-segment:`:
+A segment is up to six Parquet files, one for each family of events. Each has a footer entry, JSON under
+the key `weft` of the Parquet footer, after the text `weft-segment:`:
 
-    format    of the segment
-    segment   its id: sha256 of ranges, why and replaces, as hex
-    family    of this file
-    rows      events in each family, so that a file that is missing shows
-    ranges    [writer hex, first seq, last seq, running hash hex, journal bytes] of the WHOLE segment
-    why       "seal", "compact" or "erase"
-    replaces  ids of the segments that this one stands for
+    format         of the segment
+    segment        its id: sha256 of what follows but for `family`, see `segment_id_of`
+    family         of this file
+    rows           events in each family, so that a file that is missing shows
+    why            "seal", "compact" or "erase"
+    replaces       ids of the segments that this one was made from
+    ranges_sha256  of the ranges of the WHOLE segment, hex
+    range_count    how many they are
+    versions       {kind: lowest version} of kinds whose events are not all of the version of their time; may be missing
+
+The ranges (see `weft.lineage.ranges`) lie once, as base64 under `weft.ranges`, in the file of the segment's
+first family. That one is published first and removed last. The id is a checksum of the entry: a footer is
+believed before its file is proven.
 
 Two segments may cover the same events (two copies of a store were sealed apart, then merged). That is
-settled by range: each seq of a writer is read from one segment only, the one with the longest range.
+settled by range: each seq of a writer is read from one segment only.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from weft.lineage.errors import NotFound, StoreDamaged, StoreTooNew
+from weft.lineage.events import FAMILIES
 from weft.lineage.paths import SEGMENTS, SegmentName, segment_name
+from weft.lineage.ranges import Range, Ranges, Spans, settle
 from weft.lineage.storage import Storage
 
 __all__ = [
     "FOOTER_KEY",
+    "RANGES_KEY",
     "SEGMENT_FORMAT",
     "Footer",
     "Piece",
-    "Range",
     "Segment",
     "SegmentFile",
     "damaged_segment",
+    "first_family",
     "footer_of",
     "footer_text",
-    "is_covered",
     "list_segment_files",
+    "new_footer",
     "pieces_of",
+    "ranges_text",
     "read_segment_file",
-    "segment_id_of",
     "segments_of",
 ]
 
-SEGMENT_FORMAT = 1
+SEGMENT_FORMAT = 2
 FOOTER_KEY = "weft"
+RANGES_KEY = "weft.ranges"
 
 _FOOTER_MARK = b"weft-segment:"
 _MAGIC = b"PAR1"
 _TRAILER_BYTES = 8
 
+#: The entry stands near the end of a file: one read of so much has it, however many ranges stand before it.
+_END_BYTES = 16 * 1024
 
-class Range(NamedTuple):
-    """One journal within a segment: its events' first and last seq, the sha256 of its frames, its size."""
-
-    writer: bytes
-    first_seq: int
-    last_seq: int
-    running_hash: bytes
-    size_bytes: int
+#: What Parquet (Thrift's compact protocol) puts between a key and its value: field 2, of type binary.
+_VALUE_MARK = b"\x18"
 
 
 class Footer(NamedTuple):
@@ -67,9 +73,16 @@ class Footer(NamedTuple):
     segment_id: str
     family: str
     rows: dict[str, int]
-    ranges: tuple[Range, ...]
+    ranges: Ranges
     why: str
     replaces: tuple[str, ...]
+    versions: dict[str, int]
+    format: int = SEGMENT_FORMAT
+
+    @property
+    def has_ranges(self) -> bool:
+        """Whether this file carries the ranges of its segment."""
+        return self.format == 1 or self.family == first_family(self.rows)
 
 
 class SegmentFile(NamedTuple):
@@ -87,47 +100,70 @@ class Segment(NamedTuple):
     segment_id: str
     files: dict[str, SegmentFile]
     rows: dict[str, int]
-    ranges: tuple[Range, ...]
+    ranges: Ranges
     why: str
     replaces: tuple[str, ...]
+    versions: dict[str, int]
 
     @property
     def missing(self) -> list[str]:
         """The families whose file is not there: the segment is being published, or it is damaged."""
         return [family for family in self.rows if family not in self.files]
 
+    @property
+    def has_ranges(self) -> bool:
+        """Whether the file is there that carries the ranges."""
+        return any(file.footer.has_ranges for file in self.files.values())
+
+    @property
+    def event_count(self) -> int:
+        return sum(self.rows.values())
+
+    @property
+    def size_bytes(self) -> int:
+        return sum(file.size_bytes for file in self.files.values())
+
 
 class Piece(NamedTuple):
-    """What is to be read of a segment. `only` is None for all of it, else the (writer, first, last) to keep."""
+    """What is to be read of a segment. `only` is None for all of it, else the spans to keep."""
 
     segment: Segment
-    only: tuple[tuple[bytes, int, int], ...] | None
+    only: Spans | None
 
 
-def segment_id_of(ranges: Sequence[Range], why: str, replaces: Sequence[str]) -> str:
-    import hashlib
-    import json
+def first_family(rows: Mapping[str, int]) -> str:
+    """The family whose file is published first, carries the ranges, and is removed last."""
+    return next(family for family in (*FAMILIES, *rows) if family in rows)
 
-    return hashlib.sha256(json.dumps([_range_lists(ranges), why, list(replaces)]).encode()).hexdigest()
+
+def new_footer(
+    family: str,
+    rows: dict[str, int],
+    ranges: Ranges,
+    why: str,
+    replaces: Sequence[str] = (),
+    versions: Mapping[str, int] | None = None,
+) -> Footer:
+    """The footer of a segment that is being written, with its id."""
+    footer = Footer("", family, rows, ranges, why, tuple(replaces), dict(versions or {}))
+    return footer._replace(segment_id=_segment_id(_entry(footer)))
 
 
 def footer_text(footer: Footer) -> str:
     """The footer entry of a segment file, under `FOOTER_KEY`."""
     import json
 
-    entry = {
-        "format": SEGMENT_FORMAT,
-        "segment": footer.segment_id,
-        "family": footer.family,
-        "rows": footer.rows,
-        "ranges": _range_lists(footer.ranges),
-        "why": footer.why,
-        "replaces": list(footer.replaces),
-    }
-    return _FOOTER_MARK.decode() + json.dumps(entry, separators=(",", ":"))
+    return _FOOTER_MARK.decode() + json.dumps(_entry(footer), separators=(",", ":"))
 
 
-def footer_of(storage: Storage, path: str) -> Footer:
+def ranges_text(ranges: Ranges) -> str:
+    """The ranges of a segment, under `RANGES_KEY` in the file of its first family."""
+    from base64 import b64encode
+
+    return b64encode(ranges.packed).decode()
+
+
+def footer_of(storage: Storage, path: str, size: int | None = None) -> Footer:
     """Read a segment file's footer entry, without a Parquet library.
 
     The entry stands behind all column statistics, so the last mark in the footer is ours.
@@ -136,24 +172,27 @@ def footer_of(storage: Storage, path: str) -> Footer:
     """
     import json
 
-    size = storage.size(path)
-    trailer = storage.read_range(path, max(0, size - _TRAILER_BYTES), _TRAILER_BYTES)
-    length = int.from_bytes(trailer[:4], "little")
-    if trailer[4:] != _MAGIC or length + _TRAILER_BYTES > size:
-        raise damaged_segment(storage, path, "it does not end as a Parquet file")
-    data = storage.read_range(path, size - _TRAILER_BYTES - length, length)
+    size = storage.size(path) if size is None else size
+    end = storage.read_range(path, max(0, size - _END_BYTES), _END_BYTES)
+    length = _footer_length(storage, path, size, end[-_TRAILER_BYTES:])
+    data = end[-_TRAILER_BYTES - length : -_TRAILER_BYTES]
     start = data.rfind(_FOOTER_MARK)
+    if start < 0 and length > len(data):
+        data = storage.read_range(path, size - _TRAILER_BYTES - length, length)
+        start = data.rfind(_FOOTER_MARK)
     if start < 0:
         raise damaged_segment(storage, path, "its footer says nothing of weft")
     try:
         text = data[start + len(_FOOTER_MARK) :].decode("utf-8", "replace")
         entry, _ = json.JSONDecoder().raw_decode(text)
+        if _segment_id(entry) != entry["segment"]:
+            raise damaged_segment(storage, path, "its footer fails its checksum")
         if entry["format"] > SEGMENT_FORMAT:
             raise StoreTooNew(
                 f"Segment {path} has format {entry['format']}, which a newer weft wrote. Upgrade weft."
             )
-        return _parse_entry(entry)
-    except (ValueError, KeyError, TypeError) as error:
+        return _parse_entry(storage, path, entry)
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise damaged_segment(storage, path, f"its footer cannot be read ({error})") from error
 
 
@@ -167,14 +206,14 @@ def damaged_segment(storage: Storage, path: str, reason: str) -> StoreDamaged:
 def list_segment_files(storage: Storage, known: dict[str, SegmentFile]) -> list[SegmentFile]:
     """All segment files, sorted by path; footers in `known` are not read again, new ones are added to it."""
     found = []
-    for path in storage.list(SEGMENTS):
+    for path, size, _ in storage.scan(SEGMENTS):
         name = segment_name(path)
         if name is None:
             continue
         file = known.get(path)
-        if file is None:
+        if file is None or file.size_bytes != size:
             try:
-                file = known[path] = read_segment_file(storage, path, name)
+                file = known[path] = read_segment_file(storage, path, name, size)
             except NotFound:
                 # Replaced by a compaction since it was listed.
                 continue
@@ -182,65 +221,136 @@ def list_segment_files(storage: Storage, known: dict[str, SegmentFile]) -> list[
     return found
 
 
-def read_segment_file(storage: Storage, path: str, name: SegmentName) -> SegmentFile:
+def read_segment_file(storage: Storage, path: str, name: SegmentName, size: int | None = None) -> SegmentFile:
     """Read what a segment file says of itself. Raises: StoreDamaged, StoreTooNew, NotFound."""
-    footer = footer_of(storage, path)
+    size = storage.size(path) if size is None else size
+    footer = footer_of(storage, path, size)
     if footer.family != name.family:
         raise damaged_segment(storage, path, f"it lies in the wrong folder, its family is {footer.family}")
-    return SegmentFile(path, name.digest, storage.size(path), footer)
+    return SegmentFile(path, name.digest, size, footer)
 
 
-def segments_of(files: Iterable[SegmentFile]) -> list[Segment]:
+def segments_of(files: Iterable[SegmentFile], *, with_replaced: bool = False) -> list[Segment]:
     """Group files into segments, sorted by id; those that a whole segment replaces are left out."""
     segments: dict[str, Segment] = {}
     for file in files:
         footer = file.footer
         segment = segments.get(footer.segment_id)
-        if segment is None:
-            segment = Segment(footer.segment_id, {}, footer.rows, footer.ranges, footer.why, footer.replaces)
+        if segment is None or (footer.has_ranges and not segment.has_ranges):
+            segment = Segment(
+                footer.segment_id,
+                {} if segment is None else segment.files,
+                footer.rows,
+                footer.ranges,
+                footer.why,
+                footer.replaces,
+                footer.versions,
+            )
             segments[footer.segment_id] = segment
         # The same events written twice by different libraries: either file will do, take the first.
         segment.files.setdefault(footer.family, file)
     replaced = {gone for s in segments.values() if not s.missing for gone in s.replaces}
-    return [segments[key] for key in sorted(segments) if key not in replaced]
+    return [segments[key] for key in sorted(segments) if with_replaced or key not in replaced]
 
 
 def pieces_of(segments: Iterable[Segment]) -> list[Piece]:
     """What to read of whole segments so that each event is read once."""
     whole = [segment for segment in segments if not segment.missing]
-    claims = [(r.writer, r.first_seq, -r.last_seq, s.segment_id) for s in whole for r in s.ranges]
-    kept: dict[str, list[tuple[bytes, int, int]]] = {s.segment_id: [] for s in whole}
-    next_free: dict[bytes, int] = {}
-    for writer, first, negative_last, segment_id in sorted(claims):
-        start = max(first, next_free.get(writer, 0))
-        if start <= -negative_last:
-            kept[segment_id].append((writer, start, -negative_last))
-            next_free[writer] = -negative_last + 1
-    pieces = []
-    for segment in whole:
-        mine = kept[segment.segment_id]
-        if sorted(mine) == sorted((r.writer, r.first_seq, r.last_seq) for r in segment.ranges):
-            pieces.append(Piece(segment, None))
-        elif mine:
-            pieces.append(Piece(segment, tuple(mine)))
-    return pieces
+    kept = settle([(segment.segment_id, segment.ranges) for segment in whole])
+    return [
+        Piece(segment, only) for segment, only in zip(whole, kept, strict=True) if only is None or len(only)
+    ]
 
 
-def is_covered(ranges: Iterable[Range], writer: bytes, first_seq: int, size_bytes: int) -> bool:
-    """Whether one of `ranges` holds all of the journal that starts at `first_seq` and has `size_bytes`."""
-    return any(r.writer == writer and r.first_seq == first_seq and r.size_bytes >= size_bytes for r in ranges)
+def _entry(footer: Footer) -> dict[str, Any]:
+    entry = {
+        "format": SEGMENT_FORMAT,
+        "segment": footer.segment_id,
+        "family": footer.family,
+        "rows": footer.rows,
+        "why": footer.why,
+        "replaces": list(footer.replaces),
+        "ranges_sha256": footer.ranges.sha256.hex(),
+        "range_count": len(footer.ranges),
+    }
+    return entry | {"versions": footer.versions} if footer.versions else entry
 
 
-def _range_lists(ranges: Sequence[Range]) -> list[list[str | int]]:
-    return [[r.writer.hex(), r.first_seq, r.last_seq, r.running_hash.hex(), r.size_bytes] for r in ranges]
+def _segment_id(entry: Mapping[str, Any]) -> str:
+    """sha256 of the entry without `segment` and `family`, as JSON with sorted keys and no spaces.
+
+    Of format 1: of the JSON of ranges, why and replaces.
+    """
+    import hashlib
+    import json
+
+    if entry["format"] == 1:
+        text = json.dumps([entry["ranges"], entry["why"], entry["replaces"]])
+    else:
+        told = {key: value for key, value in entry.items() if key not in ("segment", "family")}
+        text = json.dumps(told, separators=(",", ":"), sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
-def _parse_entry(entry: dict[str, Any]) -> Footer:
-    ranges = tuple(
-        Range(bytes.fromhex(writer), int(first), int(last), bytes.fromhex(running_hash), int(size))
-        for writer, first, last, running_hash, size in entry["ranges"]
-    )
-    rows = {str(family): int(count) for family, count in entry["rows"].items()}
+def _parse_entry(storage: Storage, path: str, entry: dict[str, Any]) -> Footer:
+    if entry["format"] == 1:
+        ranges = Ranges.of(
+            Range(bytes.fromhex(writer), int(first), int(last), bytes.fromhex(running_hash), int(size))
+            for writer, first, last, running_hash, size in entry["ranges"]
+        )
+    else:
+        sha256 = bytes.fromhex(entry["ranges_sha256"])
+        ranges = Ranges.stored(int(entry["range_count"]), sha256, lambda: _read_ranges(storage, path, sha256))
     return Footer(
-        str(entry["segment"]), str(entry["family"]), rows, ranges, str(entry["why"]), tuple(entry["replaces"])
+        str(entry["segment"]),
+        str(entry["family"]),
+        {str(family): int(count) for family, count in entry["rows"].items()},
+        ranges,
+        str(entry["why"]),
+        tuple(entry["replaces"]),
+        dict(entry.get("versions", {})),
+        int(entry["format"]),
     )
+
+
+def _read_ranges(storage: Storage, path: str, sha256: bytes) -> bytes:
+    """The packed ranges that stand in the footer of a segment's first file, checked."""
+    import hashlib
+    from base64 import b64decode
+
+    size = storage.size(path)
+    length = _footer_length(
+        storage, path, size, storage.read_range(path, max(0, size - _TRAILER_BYTES), _TRAILER_BYTES)
+    )
+    data = storage.read_range(path, size - _TRAILER_BYTES - length, length)
+    key = RANGES_KEY.encode() + _VALUE_MARK
+    at = data.rfind(key)
+    try:
+        if at < 0:
+            raise ValueError("there are none")
+        count, start = _varint(data, at + len(key))
+        packed = b64decode(data[start : start + count], validate=True)
+    except (ValueError, IndexError) as error:
+        raise damaged_segment(storage, path, f"its ranges cannot be read ({error})") from error
+    if hashlib.sha256(packed).digest() != sha256:
+        raise damaged_segment(storage, path, "its ranges fail their checksum")
+    return packed
+
+
+def _footer_length(storage: Storage, path: str, size: int, trailer: bytes) -> int:
+    length = int.from_bytes(trailer[:4], "little")
+    if trailer[4:] != _MAGIC or length + _TRAILER_BYTES > size:
+        raise damaged_segment(storage, path, "it does not end as a Parquet file")
+    return length
+
+
+def _varint(data: bytes, at: int) -> tuple[int, int]:
+    """A number of seven bits a byte, lowest first, and where it ends."""
+    value = shift = 0
+    while True:
+        byte = data[at]
+        value |= (byte & 0x7F) << shift
+        at += 1
+        if byte < 0x80:
+            return value, at
+        shift += 7

@@ -11,27 +11,26 @@ that is a fence is never removed, because a writer that comes back after days mu
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from weft.lineage import clock
+from weft.lineage.codec import read_rows
 from weft.lineage.collector import CollectorPause
+from weft.lineage.columns import Columns
+from weft.lineage.coverage import Coverage, uncovered_journals
 from weft.lineage.errors import NotFound, StoreConflict, StoreDamaged
 from weft.lineage.events import Event
-from weft.lineage.journal import JournalContent, is_closed, is_fence, is_writer_dead, read_journal
-from weft.lineage.manifest import (
-    Range,
-    Segment,
-    SegmentFile,
-    is_covered,
-    list_segment_files,
-    segments_of,
-)
-from weft.lineage.paths import CACHE, JOURNALS, journal_name
-from weft.lineage.segments import check_segment_file, write_segment
-from weft.lineage.storage import Storage
+from weft.lineage.journal import is_closed, is_fence, is_writer_dead, parse_journal, read_journal
+from weft.lineage.manifest import Segment, SegmentFile, list_segment_files, segments_of
+from weft.lineage.paths import CACHE, JOURNALS, JournalName, journal_name
+from weft.lineage.proofs import check_segment_file
+from weft.lineage.ranges import Range, Ranges
+from weft.lineage.segments import write_segment
+from weft.lineage.storage import Lock, Storage, StoredFile
 
-__all__ = ["CHUNK_GRACE_S", "GRACE_S", "SealReport", "seal_journals"]
+__all__ = ["CHUNK_GRACE_S", "GRACE_S", "SealReport", "grace_of", "seal_journals", "take_lock"]
 
 #: How long a sealed journal stays, for readers that listed it before it was sealed.
 GRACE_S = 60.0
@@ -48,6 +47,8 @@ _BATCH_BYTES = 64 * 1024 * 1024
 
 _LOCK_PATH = f"{CACHE}/seal.lock"
 
+_DIGEST = Event._fields.index("digest") - 1
+
 
 class SealReport(NamedTuple):
     """What a call of seal did. `left` are journals that could not be sealed, with the reason."""
@@ -59,7 +60,15 @@ class SealReport(NamedTuple):
 
     @property
     def event_count(self) -> int:
-        return sum(sum(segment.rows.values()) for segment in self.segments)
+        return sum(segment.event_count for segment in self.segments)
+
+
+class _Finished(NamedTuple):
+    """A journal that nobody appends to any more: its rows as `read_rows` gives them, and its range."""
+
+    path: str
+    range: Range
+    rows: list[list[Any]]
 
 
 def seal_journals(
@@ -72,64 +81,63 @@ def seal_journals(
     report = SealReport([], [], [], [])
     if not storage.list(JOURNALS):
         return report
-    if not storage.can_append:
-        _seal_and_remove(storage, known, is_forced, _grace_s(storage, grace_s), report)
-        return report
-    if not storage.exists(_LOCK_PATH):
-        try:
-            storage.create_exclusive(_LOCK_PATH, b"")
-        except StoreConflict:
-            # Another process made it since: all that counts is that it is there.
-            return report
-    lock = storage.try_lock(_LOCK_PATH)
+    lock = take_lock(storage)
     if lock is None:
         return report
     try:
-        _seal_and_remove(storage, known, is_forced, _grace_s(storage, grace_s), report)
+        with CollectorPause():
+            for batch in _batches(storage, known, is_forced):
+                _seal_batch(storage, batch, report)
+        _remove_sealed(storage, known, grace_of(storage, grace_s), report)
     finally:
         lock.release()
     return report
 
 
-def _grace_s(storage: Storage, asked_s: float | None) -> float:
+def grace_of(storage: Storage, asked_s: float | None) -> float:
+    """How long what was sealed or compacted stays, in seconds: what was asked for, else that of the kind of store."""
     if asked_s is not None:
         return asked_s
     return GRACE_S if storage.can_append else CHUNK_GRACE_S
 
 
-def _seal_and_remove(
-    storage: Storage, known: dict[str, SegmentFile], is_forced: bool, grace_s: float, report: SealReport
-) -> None:
-    with CollectorPause():
-        for batch in _batches(storage, known, is_forced, report):
-            _seal_batch(storage, batch, report)
-    _remove_sealed(storage, known, grace_s, report)
+class _NoLock:
+    """Where files cannot grow there are no locks, and two who seal do no harm."""
+
+    def release(self) -> None:
+        """There is nothing to let go of."""
+
+
+def take_lock(storage: Storage) -> Lock | None:
+    """The lock of those who seal and compact; None when another process has it."""
+    if not storage.can_append:
+        return _NoLock()
+    if not storage.exists(_LOCK_PATH):
+        try:
+            storage.create_exclusive(_LOCK_PATH, b"")
+        except StoreConflict:
+            # Another process made it since: all that counts is that it is there.
+            return None
+    return storage.try_lock(_LOCK_PATH)
 
 
 def _batches(
-    storage: Storage, known: dict[str, SegmentFile], is_forced: bool, report: SealReport
-) -> Iterator[list[JournalContent]]:
-    ranges = [r for segment in _whole_segments(storage, known) for r in segment.ranges]
-    waiting: list[tuple[str, int]] = []
-    for path in storage.list(JOURNALS):
-        name = journal_name(path)
-        try:
-            size = storage.size(path)
-        except NotFound:
-            continue
-        if name is not None and size and not is_covered(ranges, name.writer, name.first_seq, size):
-            waiting.append((path, size))
-    is_worthwhile = len(waiting) >= _WORTHWHILE_JOURNALS or sum(s for _, s in waiting) >= _WORTHWHILE_BYTES
-    if not (is_forced or is_worthwhile):
+    storage: Storage, known: dict[str, SegmentFile], is_forced: bool
+) -> Iterator[list[tuple[str, JournalName]]]:
+    """The journals to seal into one segment, of those that are not sealed."""
+    journals = _list_journals(storage)
+    whole = [segment.ranges for segment in _whole_segments(storage, known)]
+    coverage = Coverage(whole, {name.writer for _, name in journals})
+    sizes = {file.path: file.size_bytes for file, _ in journals}
+    waiting = [(path, name) for path, name in uncovered_journals(storage, journals, coverage) if sizes[path]]
+    waiting_bytes = sum(sizes[path] for path, _ in waiting)
+    if not (is_forced or len(waiting) >= _WORTHWHILE_JOURNALS or waiting_bytes >= _WORTHWHILE_BYTES):
         return
-    batch: list[JournalContent] = []
+    batch: list[tuple[str, JournalName]] = []
     batch_bytes = 0
-    for path, size in waiting:
-        content = _sealable(storage, path, report)
-        if content is None:
-            continue
-        batch.append(content)
-        batch_bytes += size
+    for path, name in waiting:
+        batch.append((path, name))
+        batch_bytes += sizes[path]
         if batch_bytes >= _BATCH_BYTES:
             yield batch
             batch, batch_bytes = [], 0
@@ -137,66 +145,87 @@ def _batches(
         yield batch
 
 
-def _sealable(storage: Storage, path: str, report: SealReport) -> JournalContent | None:
-    """The journal's content if nobody will ever append to it, else None."""
-    # Asked before it is read: what a writer appends in between must not be missed.
-    is_dead = is_writer_dead(storage, path)
+def _seal_batch(storage: Storage, batch: list[tuple[str, JournalName]], report: SealReport) -> None:
+    """Seal journals into one segment; where one of them does not fit the columns, each by itself."""
+    columns = Columns()
+    ranges = []
+    paths = []
+    left_before = len(report.left)
     try:
-        content = read_journal(storage, path)
+        for path, name in batch:
+            finished = _finished(storage, path, name, report)
+            if finished is not None:
+                columns.add(name.writer, finished.rows)
+                ranges.append(finished.range)
+                paths.append(path)
+        if not paths:
+            return
+        tables = columns.tables()
+    except (ValueError, TypeError, OverflowError) as error:
+        if len(batch) == 1:
+            report.left.append((batch[0][0], f"an event does not fit its columns: {error}"))
+            return
+        del report.left[left_before:]
+        for alone in batch:
+            _seal_batch(storage, [alone], report)
+        return
+    report.segments.append(
+        write_segment(storage, tables, Ranges.of(ranges), "seal", versions=columns.versions)
+    )
+    report.sealed.extend(paths)
+
+
+def _finished(storage: Storage, path: str, name: JournalName, report: SealReport) -> _Finished | None:
+    """The journal's content if nobody will ever append to it, else None."""
+    # Asked before it is read: what a writer appends in between must not be missed. A chunk never changes.
+    is_final = not storage.can_append or is_writer_dead(storage, path)
+    try:
+        data = storage.get(path)
     except NotFound:
         return None
+    found = read_rows(data, name.first_seq)
+    if found.end == len(data) and found.rows:
+        is_closed = found.is_closed()
+        frames_end = found.last_offset if is_closed else found.end
+        running_hash = hashlib.sha256(memoryview(data)[:frames_end]).digest()
+        if not is_closed or found.rows[-1][_DIGEST:] == [running_hash]:
+            if not (is_closed or is_final):
+                return None
+            r = Range(name.writer, name.first_seq, found.rows[-1][0], running_hash, len(data))
+            return _Finished(path, r, found.rows)
+    content = parse_journal(path, data)
     if content.state == "damaged":
         report.left.append((path, "it is damaged; its bytes are kept as they are"))
         return None
-    is_over = content.state == "closed" or is_dead or not storage.can_append
-    return content if content.events and is_over else None
-
-
-def _seal_batch(storage: Storage, batch: list[JournalContent], report: SealReport) -> None:
-    """Seal journals into one segment; where one of them does not fit the columns, each by itself."""
-    events: list[Event] = []
-    ranges = []
-    for content in batch:
-        events += content.events
-        ranges.append(
-            Range(
-                content.name.writer,
-                content.name.first_seq,
-                content.last_seq,
-                content.running_hash,
-                content.size_bytes,
-            )
-        )
-    try:
-        segment = write_segment(storage, events, sorted(ranges), "seal")
-    except (ValueError, TypeError, OverflowError) as error:
-        if len(batch) == 1:
-            report.left.append((batch[0].path, f"an event does not fit its columns: {error}"))
-            return
-        for content in batch:
-            _seal_batch(storage, [content], report)
-        return
-    report.segments.append(segment)
-    report.sealed.extend(content.path for content in batch)
+    if not content.events or not (content.state == "closed" or is_final):
+        return None
+    r = Range(*name, content.last_seq, content.running_hash, content.size_bytes)
+    return _Finished(path, r, [list(event[1:]) for event in content.events])
 
 
 def _remove_sealed(
     storage: Storage, known: dict[str, SegmentFile], grace_s: float, report: SealReport
 ) -> None:
     newest_us = clock.now_us() - int(grace_s * 1_000_000)
-    journals = [(path, name) for path in storage.list(JOURNALS) if (name := journal_name(path)) is not None]
+    journals = _list_journals(storage)
     writers = {name.writer for _, name in journals}
-    segments = [s for s in _whole_segments(storage, known) if any(r.writer in writers for r in s.ranges)]
-    ranges = [r for s in segments if _may_replace_journals(storage, s, newest_us, report) for r in s.ranges]
+    if not writers:
+        return
+    ranges = [
+        segment.ranges
+        for segment in _whole_segments(storage, known)
+        if any(True for _ in segment.ranges.of_writers(writers))
+        and _may_replace_journals(storage, segment, newest_us, report)
+    ]
+    uncovered = {path for path, _ in uncovered_journals(storage, journals, Coverage(ranges, writers))}
     removable: list[tuple[str, bytes]] = []
     in_use: set[bytes] = set()
-    for path, name in journals:
-        is_sealed = is_covered(ranges, name.writer, name.first_seq, storage.size(path))
+    for (path, _, _), name in journals:
         # A segment can hold all of a journal whose writer lives: a copy of the store was sealed and merged back.
         if storage.can_append:
-            is_over = is_sealed and (is_closed(storage, path) or is_writer_dead(storage, path))
+            is_over = path not in uncovered and (is_closed(storage, path) or is_writer_dead(storage, path))
         else:
-            is_over = is_sealed and not is_fence(storage, path)
+            is_over = path not in uncovered and not is_fence(storage, path)
         if is_over or _is_remnant(storage, path, newest_us):
             removable.append((path, name.writer))
         else:
@@ -210,14 +239,15 @@ def _remove_sealed(
 
 def _may_replace_journals(storage: Storage, segment: Segment, newest_us: int, report: SealReport) -> bool:
     """Whether a segment is older than the time of grace and its files are, byte for byte, what was sealed."""
-    files = segment.files.values()
+    files = list(segment.files.values())
     if max(storage.modified_us(file.path) for file in files) > newest_us:
         return False
     try:
+        # Proven anew, whatever was proven before: this is the last moment that the journals are there.
         for file in files:
             check_segment_file(storage, file.path, file.digest)
     except StoreDamaged as error:
-        report.left.append((next(iter(files)).path, str(error)))
+        report.left.append((files[0].path, str(error)))
         return False
     return True
 
@@ -228,6 +258,10 @@ def _is_remnant(storage: Storage, path: str, newest_us: int) -> bool:
         return False
     content = read_journal(storage, path)
     return not content.events and content.state != "damaged"
+
+
+def _list_journals(storage: Storage) -> list[tuple[StoredFile, JournalName]]:
+    return [(file, name) for file in storage.scan(JOURNALS) if (name := journal_name(file.path))]
 
 
 def _whole_segments(storage: Storage, known: dict[str, SegmentFile]) -> list[Segment]:

@@ -7,46 +7,40 @@ come from `events.COLUMNS`, because a wrong field id gives another column's valu
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
-from weft.lineage.codec import row_of
 from weft.lineage.errors import StoreDamaged
-from weft.lineage.events import COLUMNS, FAMILIES, Event, family_of
+from weft.lineage.events import COLUMNS, FAMILIES, Event
 from weft.lineage.manifest import (
     FOOTER_KEY,
+    RANGES_KEY,
     Footer,
     Piece,
-    Range,
     Segment,
     SegmentFile,
-    damaged_segment,
     footer_text,
-    segment_id_of,
+    new_footer,
+    ranges_text,
 )
-from weft.lineage.objects import sha256_of
 from weft.lineage.paths import SegmentName, segment_path
+from weft.lineage.proofs import Proofs
+from weft.lineage.ranges import Ranges
 from weft.lineage.storage import Storage
 from weft.lineage.upcast import upcast
 
-__all__ = ["check_segment_file", "encode_segment", "read_piece", "schema_map_sql", "write_segment"]
+__all__ = [
+    "SegmentWriter",
+    "encode_parts",
+    "encode_table",
+    "read_piece",
+    "schema_map_sql",
+    "write_segment",
+]
 
 _ROW_GROUP_ROWS = 32_768
 _ZSTD_LEVEL = 1
 _BLOOM_FALSE_POSITIVES = 0.01
-
-_ARROW_TYPES = {
-    "VARCHAR": "string",
-    "BIGINT": "int64",
-    "SMALLINT": "int16",
-    "DOUBLE": "float64",
-    "BOOLEAN": "bool_",
-    "BLOB": "binary",
-}
-_FIXED_WIDTHS = {"writer": 16, "run_uid": 16, "digest": 32}
-
-#: Written even where every value is the default, so that no file is without columns.
-_ALWAYS = ("writer", "seq", "kind", "version", "time_us", "epoch")
 
 #: Every value is its own: a dictionary would only cost.
 _PLAIN = frozenset(("seq", "time_us", "digest", "value", "value_number", "blob", "payload", "size_bytes"))
@@ -54,44 +48,62 @@ _DELTA = ("seq", "time_us")
 
 
 def write_segment(
-    storage: Storage, events: Sequence[Event], ranges: Sequence[Range], why: str, replaces: Sequence[str] = ()
+    storage: Storage,
+    tables: Mapping[str, Any],
+    ranges: Ranges,
+    why: str,
+    replaces: Sequence[str] = (),
+    versions: Mapping[str, int] | None = None,
 ) -> Segment:
-    """Publish events as one segment, durable; its files appear one by one, and it counts when all are there.
+    """Publish a table of each family as one segment, durable; its files appear one by one, that with the ranges
+    first, and it counts when all are there.
 
-    Raises: StoreUnavailable; ValueError, TypeError or OverflowError when an event does not fit its columns.
+    Raises: StoreUnavailable.
     """
-    files: dict[str, SegmentFile] = {}
-    encoded = encode_segment(events, ranges, why, replaces)
-    for footer, data in encoded:
+    rows = {family: tables[family].num_rows for family in FAMILIES if family in tables}
+    writer = SegmentWriter(storage, rows, ranges, why, replaces, versions)
+    for family in rows:
+        writer.publish(family, encode_table(tables[family], writer.footer(family)))
+    return writer.segment()
+
+
+class SegmentWriter:
+    """Publishes the files of one segment in the order of `FAMILIES`."""
+
+    def __init__(
+        self,
+        storage: Storage,
+        rows: dict[str, int],
+        ranges: Ranges,
+        why: str,
+        replaces: Sequence[str] = (),
+        versions: Mapping[str, int] | None = None,
+    ) -> None:
+        self._storage = storage
+        self._footers = {family: new_footer(family, rows, ranges, why, replaces, versions) for family in rows}
+        self._files: dict[str, SegmentFile] = {}
+
+    def footer(self, family: str) -> Footer:
+        return self._footers[family]
+
+    def publish(self, family: str, data: bytes) -> None:
         digest = hashlib.sha256(data).digest()
-        path = segment_path(SegmentName(footer.family, digest))
-        if not storage.exists(path):
-            storage.put(path, data)
-        files[footer.family] = SegmentFile(path, digest, len(data), footer)
-    footer = encoded[0][0]
-    return Segment(footer.segment_id, files, footer.rows, footer.ranges, why, footer.replaces)
+        path = segment_path(SegmentName(family, digest))
+        if not self._storage.exists(path):
+            self._storage.put(path, data)
+        self._files[family] = SegmentFile(path, digest, len(data), self._footers[family])
 
-
-def encode_segment(
-    events: Sequence[Event], ranges: Sequence[Range], why: str, replaces: Sequence[str] = ()
-) -> list[tuple[Footer, bytes]]:
-    """The files of a segment as bytes, in the order of `FAMILIES`, none for a family without events."""
-    rows: dict[str, list[tuple[Any, ...]]] = {}
-    for event in events:
-        rows.setdefault(family_of(event.kind), []).append(row_of(event))
-    counts = {family: len(rows[family]) for family in FAMILIES if family in rows}
-    segment_id = segment_id_of(ranges, why, replaces)
-    encoded = []
-    for family in counts:
-        footer = Footer(segment_id, family, counts, tuple(ranges), why, tuple(replaces))
-        encoded.append((footer, _encode_file(rows[family], footer)))
-    return encoded
-
-
-def check_segment_file(storage: Storage, path: str, digest: bytes) -> None:
-    """Prove a segment file by its sha256. Raises: StoreDamaged, NotFound."""
-    if sha256_of(storage, path) != digest:
-        raise damaged_segment(storage, path, "its bytes are others than its name says")
+    def segment(self) -> Segment:
+        footer = next(iter(self._footers.values()))
+        return Segment(
+            footer.segment_id,
+            self._files,
+            footer.rows,
+            footer.ranges,
+            footer.why,
+            footer.replaces,
+            footer.versions,
+        )
 
 
 def schema_map_sql() -> str:
@@ -104,34 +116,39 @@ def schema_map_sql() -> str:
 
 
 def read_piece(
-    storage: Storage,
+    proofs: Proofs,
     piece: Piece,
     flow: str | None = None,
     run_id: str | None = None,
     run_uid: bytes | None = None,
     families: Sequence[str] = FAMILIES,
 ) -> Iterator[Event]:
-    """The events of a piece of a segment that was proven before, narrowed where asked; in no order."""
+    """The events of a piece of a segment, which is proven first; narrowed where asked; in no order.
+
+    Raises: StoreDamaged, NotFound.
+    """
     wanted = {"flow": flow, "run_id": run_id, "run_uid": run_uid}
-    files = [file.path for family, file in piece.segment.files.items() if family in families]
+    files = [file for family, file in piece.segment.files.items() if family in families]
     if files:
-        yield from _read_files(storage.localize(files), piece, wanted)
+        yield from _read_files(proofs.prove(files), piece, wanted)
 
 
 def _read_files(paths: list[str], piece: Piece, wanted: Mapping[str, str | bytes | None]) -> Iterator[Event]:
     import json
 
     conditions: list[str] = []
-    parameters: list[str | bytes | int] = []
+    parameters: list[str | bytes] = []
     for name, value in wanted.items():
         if value is not None:
-            conditions.append(f"{name} = ?")
+            conditions.append(f"e.{name} = ?")
             parameters.append(value)
+    names = ", ".join(f"e.{column.name}" for column in COLUMNS)
+    query = f"select {names} from read_parquet(?, schema => {schema_map_sql()}) e"
     if piece.only is not None:
-        conditions.append(f"({' or '.join(['(writer = ? and seq between ? and ?)'] * len(piece.only))})")
-        parameters += [part for claim in piece.only for part in claim]
-    names = ", ".join(column.name for column in COLUMNS)
-    query = f"select {names} from read_parquet(?, schema => {schema_map_sql()})"
+        query += (
+            f" semi join ({piece.only.sql()}) k on e.writer = k.writer "
+            "and e.seq between k.first_seq and k.last_seq"
+        )
     if conditions:
         query += f" where {' and '.join(conditions)}"
     duckdb = _duckdb()
@@ -159,36 +176,29 @@ def _duckdb() -> Any:
         return import_module("duckdb")
 
 
-def _encode_file(rows: list[tuple[Any, ...]], footer: Footer) -> bytes:
+def encode_table(table: Any, footer: Footer) -> bytes:
+    """The file of one family; `table` is sorted."""
+
+    def fill(file: Any) -> None:
+        file.write_table(table, row_group_size=_ROW_GROUP_ROWS)
+
+    return encode_parts(table.schema, table.num_rows, footer, fill)
+
+
+def encode_parts(schema: Any, row_count: int, footer: Footer, fill: Callable[[Any], None]) -> bytes:
+    """The file of one family, whose row groups `fill` writes."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    at = {column.name: index for index, column in enumerate(COLUMNS)}
-    flow, run_id, writer, seq = at["flow"], at["run_id"], at["writer"], at["seq"]
-    rows.sort(key=lambda row: (row[flow] or "", row[run_id] or "", row[writer], row[seq]))
-    arrays, fields = [], []
-    for column, values in zip(COLUMNS, zip(*rows, strict=True), strict=True):
-        if column.name not in _ALWAYS and values.count(None) == len(values):
-            continue
-        arrow_type = _arrow_type(column.name, column.sql_type)
-        arrays.append(pa.array(values, arrow_type))
-        metadata = {b"PARQUET:field_id": str(column.field_id).encode()}
-        fields.append(pa.field(column.name, arrow_type, metadata=metadata))
-    schema = pa.schema(fields)
     sink = pa.BufferOutputStream()
-    with pq.ParquetWriter(sink, schema, **_writer_options(schema.names, len(rows))) as file:
-        file.write_table(pa.Table.from_arrays(arrays, schema=schema), row_group_size=_ROW_GROUP_ROWS)
+    with pq.ParquetWriter(sink, schema, **_writer_options(schema.names, row_count)) as file:
+        fill(file)
+        # The entry comes last: it is found without reading the ranges.
+        if footer.has_ranges:
+            file.add_key_value_metadata({RANGES_KEY: ranges_text(footer.ranges)})
         file.add_key_value_metadata({FOOTER_KEY: footer_text(footer)})
     data: bytes = sink.getvalue().to_pybytes()
     return data
-
-
-def _arrow_type(name: str, sql_type: str) -> Any:
-    import pyarrow as pa
-
-    if name in _FIXED_WIDTHS:
-        return pa.binary(_FIXED_WIDTHS[name])
-    return getattr(pa, _ARROW_TYPES[sql_type])()
 
 
 def _writer_options(names: list[str], row_count: int) -> dict[str, Any]:
@@ -202,6 +212,8 @@ def _writer_options(names: list[str], row_count: int) -> dict[str, Any]:
         "store_schema": False,
         "use_dictionary": [name for name in names if name not in _PLAIN],
         "column_encoding": {name: "DELTA_BINARY_PACKED" for name in _DELTA},
+        # Our readers prove whole files; page checksums let `weft verify` name the place of damage.
+        "write_page_checksum": True,
     }
     # Bloom filters came to pyarrow late; without them only the search for a digest is slower.
     if (

@@ -13,7 +13,7 @@ from weft.lineage.errors import NotFound, UsageError
 from weft.lineage.events import Event
 from weft.lineage.limits import Limits
 from weft.lineage.local import LocalStorage
-from weft.lineage.log import EventLog
+from weft.lineage.log import EventLog, Snapshot
 from weft.lineage.manifest import Piece
 from weft.lineage.moment import event_id_of, moment_us
 from weft.lineage.objects import Objects
@@ -205,8 +205,7 @@ class Store:
 
     def _load(self) -> None:
         """Take in what is new; begin anew when segments have come or gone."""
-        snapshot = self._log.snapshot()
-        sealed = self._sealed_of(snapshot.pieces)
+        snapshot, sealed = self._log.at_rest(self._proven_snapshot)
         if self._views is None or sealed != self._sealed:
             self._sealed = sealed
             self._tail = snapshot.tail
@@ -218,6 +217,10 @@ class Store:
             self._tail = snapshot.tail
             self._views.add(event for event in self._tail if event.seq > last.get(event.writer, -1))
         self._watch_again_s = 0.0
+
+    def _proven_snapshot(self) -> tuple[Snapshot, Sealed]:
+        snapshot = self._log.snapshot()
+        return snapshot, self._sealed_of(snapshot.pieces)
 
     def _open_views(self, files: Sequence[str]) -> Views:
         """A new connection that also lets queries read `files`."""
@@ -231,8 +234,8 @@ class Store:
         queries: dict[str, list[str]] = {}
         files = []
         for piece in pieces:
-            for family, file in piece.segment.files.items():
-                (path,) = self.storage.localize([file.path])
+            proven = self._log.prove(piece.segment.files.values())
+            for family, path in zip(piece.segment.files, proven, strict=True):
                 files.append(path)
                 only = "" if piece.only is None else view_sql.within(piece.only)
                 queries.setdefault(family, []).append(view_sql.read_events([path]) + only)

@@ -6,11 +6,12 @@ from collections.abc import Iterable, Iterator
 from itertools import chain
 from typing import NamedTuple
 
+from weft.lineage.coverage import Coverage
 from weft.lineage.errors import NotFound, StoreError, StoreTooNew, WeftError
 from weft.lineage.events import KINDS, Event
 from weft.lineage.ids import digest_to_text
 from weft.lineage.journal import JournalContent, is_writer_dead, read_journal
-from weft.lineage.manifest import Segment, SegmentFile, is_covered, pieces_of, read_segment_file, segments_of
+from weft.lineage.manifest import Segment, SegmentFile, pieces_of, read_segment_file, segments_of
 from weft.lineage.objects import Objects, sha256_of
 from weft.lineage.paths import (
     JOURNALS,
@@ -21,7 +22,8 @@ from weft.lineage.paths import (
     object_path,
     segment_name,
 )
-from weft.lineage.segments import check_segment_file, read_piece
+from weft.lineage.proofs import Proofs, check_segment_file
+from weft.lineage.segments import read_piece
 from weft.lineage.storage import Storage
 
 __all__ = ["Problem", "Report", "verify"]
@@ -86,8 +88,10 @@ def verify(storage: Storage) -> Report:
     _check_missing_files(segments, contents, damaged, problems)
     _check_ranges(segments, contents, problems)
     objects = _check_objects(storage, problems)
-    ranges = [r for segment in segments if not segment.missing for r in segment.ranges]
-    hot = [c for c in contents if not is_covered(ranges, c.name.writer, c.name.first_seq, c.size_bytes)]
+    coverage = Coverage(
+        [segment.ranges for segment in segments if not segment.missing], {c.name.writer for c in contents}
+    )
+    hot = [c for c in contents if not coverage.holds(c.name.writer, c.name.first_seq, c.last_seq)]
     tail = (event for content in hot for event in content.events)
     events = chain(tail, _segment_events(storage, segments, problems))
     event_count = _check_references(storage, events, objects, problems)
@@ -154,7 +158,9 @@ def _check_missing_files(
     names = {(content.name.writer, content.name.first_seq) for content in contents}
     for segment in segments:
         families = [family for family in segment.missing if family not in damaged]
-        if families and any((r.writer, r.first_seq) not in names for r in segment.ranges):
+        if families and (
+            not segment.has_ranges or any((r.writer, r.first_seq) not in names for r in segment.ranges)
+        ):
             path = next(iter(segment.files.values())).path
             reason = f"the files of its segment for {', '.join(families)} are gone"
             affected = f"the {', '.join(families)} events of the segment"
@@ -166,7 +172,7 @@ def _check_ranges(segments: list[Segment], contents: list[JournalContent], probl
     by_writer: dict[bytes, list[tuple[int, int, bytes, str]]] = {}
     for segment in segments:
         path = next(iter(segment.files.values())).path
-        for r in segment.ranges:
+        for r in segment.ranges if segment.has_ranges else ():
             by_writer.setdefault(r.writer, []).append((r.first_seq, r.last_seq, r.running_hash, path))
     for content in contents:
         if content.events:
@@ -191,11 +197,12 @@ def _check_ranges(segments: list[Segment], contents: list[JournalContent], probl
 
 
 def _segment_events(storage: Storage, segments: list[Segment], problems: list[Problem]) -> Iterator[Event]:
+    proofs = Proofs(storage)
     for piece in pieces_of(segments):
         count = 0
         path = next(iter(piece.segment.files.values())).path
         try:
-            for event in read_piece(storage, piece):
+            for event in read_piece(proofs, piece):
                 count += 1
                 yield event
         except StoreError as error:

@@ -12,6 +12,7 @@ from collections.abc import Iterable, Mapping
 
 from weft.lineage.events import COLUMNS, FAMILIES, KINDS
 from weft.lineage.projections import LEASE_US
+from weft.lineage.ranges import Spans
 
 __all__ = ["FOLDS", "VIEWS", "ddl", "fold_sql", "read_events", "twins", "unended", "view_sql", "within"]
 
@@ -368,13 +369,11 @@ def read_events(files: Iterable[str]) -> str:
     return f"select {names} from read_parquet([{listed}], schema => MAP {{{fields}}})"
 
 
-def within(ranges: Iterable[tuple[bytes, int, int]]) -> str:
-    """A WHERE clause that keeps only (writer, first seq, last seq) of a segment."""
-    parts = (
-        f"writer = unhex('{writer.hex()}') and seq between {first} and {last}"
-        for writer, first, last in ranges
+def within(spans: Spans) -> str:
+    """What keeps only some spans of a segment, behind `read_events`."""
+    return (
+        f" e semi join ({spans.sql()}) k on e.writer = k.writer and e.seq between k.first_seq and k.last_seq"
     )
-    return " where " + " or ".join(f"({part})" for part in parts)
 
 
 def ddl(sealed: Mapping[str, str]) -> str:

@@ -10,8 +10,6 @@ import sys
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from weft.lineage import events as ev
 from weft.lineage.codec import encode
@@ -20,10 +18,9 @@ from weft.lineage.events import COLUMNS, Event, RunRef
 from weft.lineage.journal import Journal
 from weft.lineage.local import LocalStorage
 from weft.lineage.log import EventLog
-from weft.lineage.manifest import Range, footer_of, pieces_of, segments_of
+from weft.lineage.manifest import footer_of
 from weft.lineage.memory import MemoryStorage
 from weft.lineage.paths import JournalName, journal_name, journal_path, segment_name
-from weft.lineage.segments import write_segment
 from weft.lineage.storage import Storage
 
 PAST_GRACE_S = -1.0
@@ -397,28 +394,6 @@ def test_reader_of_a_store_that_never_rests_gives_up() -> None:
     write_run(storage, "1").close()
     with pytest.raises(Exception, match="Try again"):
         EventLog(storage).events()
-
-
-@settings(max_examples=60)
-@given(st.lists(st.tuples(st.integers(0, 2), st.integers(0, 3), st.integers(0, 5)), max_size=8))
-def test_pieces_cover_each_seq_once(claims: list[tuple[int, int, int]]) -> None:
-    """However ranges overlap, what is read is each seq of each writer exactly once."""
-    storage = MemoryStorage()
-    expected = set()
-    files = []
-    for writer_number, first, count in claims:
-        writer = bytes([writer_number]) * 16
-        seqs = range(first, first + count + 1)
-        events = [Event(writer, seq, "tag_added", 1, 5) for seq in seqs]
-        expected |= {(writer, seq) for seq in seqs}
-        ranges = [Range(writer, seqs[0], seqs[-1], bytes(32), 10)]
-        files += list(write_segment(storage, events, ranges, "seal").files.values())
-    read = []
-    for piece in pieces_of(segments_of(files)):
-        for r in piece.segment.ranges:
-            wanted = [(r.writer, r.first_seq, r.last_seq)] if piece.only is None else list(piece.only)
-            read += [(writer, seq) for writer, first, last in wanted for seq in range(first, last + 1)]
-    assert sorted(read) == sorted(expected)
 
 
 def test_every_column_comes_back_from_a_segment(storage: LocalStorage) -> None:
