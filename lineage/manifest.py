@@ -185,7 +185,7 @@ def footer_of(storage: Storage, path: str, size: int | None = None) -> Footer:
     try:
         text = data[start + len(_FOOTER_MARK) :].decode("utf-8", "replace")
         entry, _ = json.JSONDecoder().raw_decode(text)
-        if _segment_id(entry) != entry["segment"]:
+        if "segment" in entry and _segment_id(entry) != entry["segment"]:
             raise damaged_segment(storage, path, "its footer fails its checksum")
         if entry["format"] > SEGMENT_FORMAT:
             raise StoreTooNew(
