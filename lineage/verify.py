@@ -23,6 +23,7 @@ from weft.lineage.paths import (
     segment_name,
 )
 from weft.lineage.proofs import Proofs, check_segment_file
+from weft.lineage.ranges import Ranges
 from weft.lineage.segments import read_piece
 from weft.lineage.storage import Storage
 
@@ -154,17 +155,22 @@ def _check_segment_files(storage: Storage, problems: list[Problem]) -> tuple[lis
 def _check_missing_files(
     segments: list[Segment], contents: list[JournalContent], damaged: set[str], problems: list[Problem]
 ) -> None:
-    """A segment that lacks a file is damaged, unless its journals are still there: then it is not published yet."""
+    """A segment that lacks a file is damaged, unless its events are elsewhere: its publisher was cut off."""
     names = {(content.name.writer, content.name.first_seq) for content in contents}
+    whole = [segment.ranges for segment in segments if not segment.missing]
     for segment in segments:
         families = [family for family in segment.missing if family not in damaged]
-        if families and (
-            not segment.has_ranges or any((r.writer, r.first_seq) not in names for r in segment.ranges)
-        ):
+        if families and (not segment.has_ranges or _has_lost(segment, names, whole)):
             path = next(iter(segment.files.values())).path
             reason = f"the files of its segment for {', '.join(families)} are gone"
             affected = f"the {', '.join(families)} events of the segment"
             problems.append(Problem(path, None, None, reason, affected, _FILE_ADVICE))
+
+
+def _has_lost(segment: Segment, names: set[tuple[bytes, int]], whole: list[Ranges]) -> bool:
+    """Whether events of a segment lie neither in their journals nor in whole segments."""
+    coverage = Coverage(whole, segment.ranges.writers())
+    return any((r.writer, r.first_seq) not in names and not coverage.holds(*r[:3]) for r in segment.ranges)
 
 
 def _check_ranges(segments: list[Segment], contents: list[JournalContent], problems: list[Problem]) -> None:

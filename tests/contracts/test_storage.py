@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from tests.faults import FaultyStorage, RemoteFaultyStorage
 from weft.lineage.errors import NotFound, StoreConflict
 from weft.lineage.local import LocalStorage
 from weft.lineage.memory import MemoryStorage
@@ -193,6 +194,20 @@ class TestMemoryStorageOfChunks(ChunkContract):
     @pytest.fixture
     def storage(self) -> Storage:
         return MemoryStorage(can_append=False)
+
+
+class TestFaultyStorage(AppendContract):
+    """Where nothing goes wrong, the disk of the crash tests is a store like any other."""
+
+    @pytest.fixture
+    def storage(self) -> Storage:
+        return FaultyStorage()
+
+
+class TestFaultyStorageOfChunks(ChunkContract):
+    @pytest.fixture
+    def storage(self) -> Storage:
+        return RemoteFaultyStorage()
 
 
 class TestRemoteStorageInMemory(ChunkContract):

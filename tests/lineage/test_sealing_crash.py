@@ -72,3 +72,20 @@ def test_seal_killed_at_any_step_loses_and_doubles_nothing(step: int, is_done: b
     assert EventLog(storage).events() == before
     assert storage.list("journal") == []
     assert verify(storage).problems == []
+
+
+def test_what_a_killed_seal_left_behind_is_no_damage_once_all_is_sealed_anew() -> None:
+    storage = FaultyStorage(step=2, is_done=False)
+    _run(storage, 3)
+    storage.is_armed = True
+    with pytest.raises(Killed):
+        EventLog(storage).seal(force=True, grace_s=-1)
+    storage.is_armed = False
+    # With one more journal it becomes another segment, which does not complete the one that was cut off.
+    journal = Journal.create(storage)
+    journal.append([Event(kind="tag_added", run_id="1")])
+    journal.close()
+    for _ in range(2):
+        EventLog(storage).seal(force=True, grace_s=-1)
+    assert storage.list("journal") == []
+    assert verify(storage).problems == []

@@ -1,0 +1,324 @@
+"""A crash at every I/O step of everything that writes, then a power loss; the log must tell the truth.
+
+The workload is run once to count its steps, then again for each step, where it stops: just before, in
+the middle, or just after. What is on the disk then is opened by another process (after a kill) or found
+in one of the states a power loss may leave (`tests.faults`), and compared with what was promised:
+
+- an event whose sync returned is there exactly once, with its content, and so is an object whose put did;
+- one that was told and not acknowledged is there whole or not at all; nothing else is there;
+- verify finds nothing but torn ends and, where un-synced sectors came in another order, damage that lies
+  behind everything that was acknowledged;
+- sealing goes on, and changes no answer.
+
+WEFT_TEST_SEED=<seed> replays one workload with its losses.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import random
+from collections.abc import Iterator
+from typing import Literal
+
+import pytest
+
+from tests import faults
+from tests.faults import Crash, Disk, Fault, FaultyStorage
+from weft.lineage.description import create_store, read_description
+from weft.lineage.errors import NotFound, StoreUnavailable
+from weft.lineage.events import Event
+from weft.lineage.journal import Journal
+from weft.lineage.log import EventLog
+from weft.lineage.objects import Objects
+from weft.lineage.paths import JOURNALS
+from weft.lineage.verify import Problem, verify
+
+_KINDS = ("run_started", "task_created", "artifact_saved", "artifact_used", "console_written", "kind_of_2040")
+_JOURNAL_BYTES = 1500
+_OLD = -1.0  # A time of grace that is over at once.
+
+Content = tuple[str, str | None, bytes | None]
+
+
+class World:
+    """A workload drawn from a seed, and what it was promised: the model."""
+
+    def __init__(self, storage: FaultyStorage, seed: int) -> None:
+        self.storage = storage
+        self.told: dict[str, Content] = {}
+        self.acknowledged: set[str] = set()
+        self.objects: dict[bytes, bytes] = {}
+        self.synced_bytes: dict[str, int] = {}
+        self._waiting: dict[bytes, set[str]] = {}
+        self._draw = random.Random(seed)
+        self._writers = 0
+
+    def act(self, count: int) -> None:
+        """Do `count` things. Which ones depends on the seed alone, not on what goes wrong meanwhile."""
+        create_store(self.storage)
+        journals: list[Journal] = []
+        for _ in range(count):
+            choice = self._draw.random()
+            if choice < 0.15 or not journals:
+                journals.append(self._create())
+            elif choice < 0.70:
+                self._append(self._draw.choice(journals))
+            elif choice < 0.80:
+                journal = journals.pop(self._draw.randrange(len(journals)))
+                if self._draw.random() < 0.5:
+                    self._close(journal)
+                else:
+                    # Killed: what was not synced is in the cache still.
+                    self.storage.kill_writer(journal.path)
+            elif choice < 0.90:
+                data = self._draw.randbytes(self._draw.choice((0, 10, 3000)))
+                self.objects[Objects(self.storage).put([data])] = data
+            else:
+                tidy(EventLog(self.storage))
+        for journal in journals:
+            self._close(journal)
+        tidy(EventLog(self.storage))
+        tidy(EventLog(self.storage))
+
+    def _create(self) -> Journal:
+        self._writers += 1
+        writer = bytes([self._writers]) * 16
+        self._waiting[writer] = set()
+        return Journal.create(self.storage, writer, _JOURNAL_BYTES)
+
+    def _append(self, journal: Journal) -> None:
+        events = []
+        for _ in range(self._draw.choice((1, 2, 8))):
+            name = str(len(self.told))
+            kind = self._draw.choice(_KINDS)
+            blob = self._draw.randbytes(self._draw.choice((0, 40, 700)))
+            self.told[name] = (kind, name, blob)
+            self._waiting[journal.writer].add(name)
+            events.append(Event(kind=kind, run_id="1", name=name, blob=blob))
+        is_synced = self._draw.random() < 0.7
+        old_path = journal.path
+        journal.append(events)
+        if journal.path != old_path:
+            # What the old file held was synced with the frame that closes it.
+            self._acknowledge(journal.writer, self._waiting[journal.writer] - {str(e.name) for e in events})
+        if is_synced:
+            journal.sync()
+            self._acknowledge(journal.writer, set(self._waiting[journal.writer]))
+            self.synced_bytes[journal.path] = self.storage.size(journal.path)
+
+    def _close(self, journal: Journal) -> None:
+        journal.close()
+        self._acknowledge(journal.writer, set(self._waiting[journal.writer]))
+        self.synced_bytes[journal.path] = 1 << 40
+
+    def _acknowledge(self, writer: bytes, names: set[str]) -> None:
+        self.acknowledged |= names
+        self._waiting[writer] -= names
+
+
+def tidy(log: EventLog) -> None:
+    """Seal and remove, compact and write what is kept of folds: all that a log does by itself."""
+    log.seal(force=True, grace_s=_OLD)
+
+
+def contents(storage: FaultyStorage) -> dict[str, Content]:
+    """What the log holds, by name; no event may be there twice."""
+    events = [event for event in EventLog(storage).events() if event.kind != "journal_closed"]
+    found = {str(event.name): (event.kind, event.name, event.blob) for event in events}
+    assert len(found) == len(events), "an event is there twice"
+    return found
+
+
+def check(world: World, disk: Disk) -> None:
+    """Open the store as the next process does, and hold it against the model."""
+    storage = FaultyStorage(disk)
+    try:
+        found = contents(storage)
+        missing = world.acknowledged - set(found)
+        assert not missing, f"acknowledged and lost: {sorted(missing)}"
+        wrong = {name for name, content in found.items() if world.told.get(name) != content}
+        assert not wrong, f"never told, or told otherwise: {sorted(wrong)}"
+        for digest, data in world.objects.items():
+            assert Objects(storage).get(digest) == data
+        _check_verified(world, storage)
+        tidy(EventLog(storage))
+        _check_goes_on(storage, found)
+        _check_verified(world, storage)
+    except Exception as error:
+        raise AssertionError(f"{error}\n--- the story ---\n{storage.story}") from error
+
+
+def _check_verified(world: World, storage: FaultyStorage) -> None:
+    bad = [p for p in verify(storage).problems if not p.is_torn and not _is_behind(world, storage, p)]
+    assert not bad, f"verify says {bad}"
+
+
+def _is_behind(world: World, storage: FaultyStorage, problem: Problem) -> bool:
+    """Whether damage lies behind all that was acknowledged of a journal. No reader can tell that from bit rot."""
+    return (
+        "reordered and garbage sectors" in storage.story
+        and problem.path.startswith(JOURNALS)
+        and problem.offset is not None
+        and problem.offset >= world.synced_bytes.get(problem.path, 0)
+    )
+
+
+def _check_goes_on(storage: FaultyStorage, found: dict[str, Content]) -> None:
+    """Whoever comes next creates the store again if need be, writes, and is read."""
+    create_store(storage)
+    journal = Journal.create(storage)
+    journal.append([Event(kind="tag_added", run_id="2", name="next")])
+    journal.close()
+    tidy(EventLog(storage))
+    assert contents(storage) == found | {"next": ("tag_added", "next", None)}, "sealing changed the answer"
+    read_description(storage)
+
+
+def _crash(seed: int, count: int, fault: Fault) -> World | None:
+    """The world as it was when the machine stopped; None when the workload was over before."""
+    world = World(FaultyStorage(fault=fault), seed)
+    try:
+        world.act(count)
+    except Crash:
+        return world
+    return None
+
+
+def _steps(seed: int, count: int) -> int:
+    world = World(FaultyStorage(), seed)
+    world.act(count)
+    assert set(contents(world.storage)) >= world.acknowledged
+    return world.storage.steps
+
+
+_MOMENTS: tuple[Literal["before", "torn", "after"], ...] = ("before", "torn", "after")
+
+
+def _sweep(seed: int, count: int, steps: list[int], losses: int) -> int:
+    """Crash at each of `steps`; gives the number of disks that were opened."""
+    opened = 0
+    for step in steps:
+        for moment in _MOMENTS:
+            world = _crash(seed, count, Fault(step, moment))
+            if world is None:
+                continue
+            check(world, world.storage.disk.after_kill())
+            opened += 1
+            for loss in range(losses):
+                draw = random.Random(f"{seed} {step} {moment} {loss}")
+                # Half of them on a file system that writes sectors in any order.
+                harsh = draw.random() < 0.5
+                disk = world.storage.disk.after_power_loss(
+                    draw, faults.LOSSES if harsh else faults.LOSSES[:4]
+                )
+                if harsh:
+                    disk.story.append("reordered and garbage sectors")
+                check(world, disk)
+                opened += 1
+    return opened
+
+
+@pytest.mark.parametrize("seed", faults.seeds([1]))
+def test_crash_at_some_steps_loses_nothing_acknowledged(seed: int) -> None:
+    total = _steps(seed, 20)
+    draw = random.Random(seed)
+    assert _sweep(seed, 20, sorted(draw.sample(range(total), 5)), losses=1) > 25
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", faults.seeds(range(20)))
+def test_crash_at_every_step_loses_nothing_acknowledged(seed: int) -> None:
+    total = _steps(seed, 60)
+    opened = _sweep(seed, 60, list(range(total)), losses=4)
+    print(f"seed {seed}: {total} steps, {opened} disks")
+
+
+def _error_plans(total: int, draw: random.Random, count: int) -> Iterator[Fault]:
+    for step in sorted(draw.sample(range(total), min(count, total))):
+        yield Fault(step, draw.choice(("error", "error_after")), is_lasting=draw.random() < 0.3)
+
+
+def _fail(seed: int, count: int, fault: Fault) -> World:
+    """The world when a call failed and the process ended for it."""
+    world = World(FaultyStorage(fault=fault), seed)
+    with contextlib.suppress(StoreUnavailable):
+        world.act(count)
+    return world
+
+
+@pytest.mark.parametrize("seed", faults.seeds([2]))
+def test_failing_calls_lose_nothing_acknowledged(seed: int) -> None:
+    draw = random.Random(seed)
+    for fault in _error_plans(_steps(seed, 20), draw, 5):
+        _check_failed(_fail(seed, 20, fault), draw, 1)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", faults.seeds(range(100, 120)))
+def test_any_failing_call_loses_nothing_acknowledged(seed: int) -> None:
+    draw = random.Random(seed)
+    total = _steps(seed, 60)
+    for fault in _error_plans(total, draw, total):
+        _check_failed(_fail(seed, 60, fault), draw, 3)
+
+
+def _check_failed(world: World, draw: random.Random, losses: int) -> None:
+    check(world, world.storage.disk.after_kill())
+    for _ in range(losses):
+        check(world, world.storage.disk.after_power_loss(draw, faults.LOSSES[:4]))
+
+
+@pytest.mark.parametrize("seed", faults.seeds([3]))
+def test_a_full_disk_loses_nothing_and_works_once_there_is_space(seed: int) -> None:
+    draw = random.Random(seed)
+    for _ in range(5):
+        world = World(FaultyStorage(Disk(capacity_bytes=draw.randrange(500, 20_000))), seed)
+        with pytest.raises(StoreUnavailable, match="disk is full"):
+            world.act(40)
+        disk = world.storage.disk.after_kill()
+        disk.capacity_bytes = None
+        check(world, disk)
+
+
+def test_a_sync_that_failed_is_not_tried_again() -> None:
+    """The kernel drops the pages that it could not write, and says so once."""
+    storage = FaultyStorage()
+    journal = Journal.create(storage)
+    journal.append([Event(kind="tag_added", name="first")])
+    storage.fault = Fault(storage.steps, "error")
+    with pytest.raises(StoreUnavailable):
+        journal.sync()
+    with pytest.raises(StoreUnavailable, match="closed or could not be written"):
+        journal.append([Event(kind="tag_added", name="second")])
+    with pytest.raises(StoreUnavailable, match="closed or could not be written"):
+        journal.sync()
+    journal.close()
+    found = EventLog(FaultyStorage(storage.disk.after_power_loss(random.Random(0), ["kept"]))).events()
+    assert found == []
+
+
+def test_the_disk_of_these_tests_fails_as_it_says() -> None:
+    """A model that never failed would prove nothing: each of its losses is seen."""
+    storage = FaultyStorage()
+    storage.put("a/whole", b"x" * 2000)
+    file = storage.create_append("a/growing")
+    file.write(b"s" * 700)
+    file.sync()
+    file.write(b"u" * 2000)
+    storage.delete("a/whole")
+    results: dict[str, set[int | None]] = {"a/whole": set(), "a/growing": set()}
+    seen = set()
+    for seed in range(60):
+        disk = storage.disk.after_power_loss(random.Random(seed))
+        for path, sizes in results.items():
+            sizes.add(len(disk.names[path].data) if path in disk.names else None)
+        grown = bytes(disk.names["a/growing"].data)
+        assert grown[:700] == b"s" * 700
+        seen.add(grown)
+    assert results["a/whole"] == {None, 2000}
+    assert 700 in results["a/growing"]
+    assert 2700 in results["a/growing"]
+    assert len(results["a/growing"]) > 5
+    assert len(seen) > 30
+    with pytest.raises(NotFound):
+        FaultyStorage(Disk()).get("a/whole")
