@@ -20,7 +20,7 @@ from weft.lineage.manifest import (
     pieces_of,
     segments_of,
 )
-from weft.lineage.paths import JOURNALS, JournalName, journal_name
+from weft.lineage.paths import JOURNALS, SEGMENTS, JournalName, incoming_id, journal_name
 from weft.lineage.proofs import Proofs
 from weft.lineage.ranges import Spans
 from weft.lineage.sealing import SealReport, seal_journals
@@ -164,11 +164,14 @@ class EventLog:
         # Journals are listed first: one that is sealed and removed after that is found to be gone, and one
         # that was removed before is in the segments listed after.
         journals = [(file, name) for file in self.storage.scan(JOURNALS) if (name := journal_name(file.path))]
-        segments = segments_of(list_segment_files(self.storage, self._known))
-        if not all(segment.has_ranges for segment in segments):
-            # The file with the ranges is published first and removed last: the listing was overtaken.
-            segments = segments_of(list_segment_files(self.storage, self._known))
-        self._check_none_missing(segments, {name for _, name in journals})
+        names = {name for _, name in journals}
+        segments = self._listed()
+        if self._unexplained(segments, names):
+            # The file with the ranges is published first and removed last: the listing was overtaken. So it
+            # was where the last file of a segment came from another store, which is then no longer announced.
+            segments = self._listed()
+            for path, reason in self._unexplained(segments, names):
+                raise damaged_segment(self.storage, path, reason)
         pieces = pieces_of(segments)
         whole = [segment.ranges for segment in segments if not segment.missing]
         coverage = Coverage(whole, {name.writer for _, name in journals})
@@ -201,21 +204,34 @@ class EventLog:
                 ):
                     yield event
 
-    def _check_none_missing(self, segments: list[Segment], journals: set[JournalName]) -> None:
-        """A segment that lacks a file is being published or removed, or was cut off so, as long as all of it is elsewhere."""
+    def _listed(self) -> list[Segment]:
+        return segments_of(list_segment_files(self.storage, self._known))
+
+    def _unexplained(self, segments: list[Segment], journals: set[JournalName]) -> list[tuple[str, str]]:
+        """Segments that lack a file, by a path of theirs, and what they lack.
+
+        One is being published or removed, or was cut off so, as long as all of it is elsewhere; and one that
+        comes from another store counts when all of it is here.
+        """
         partial = [segment for segment in segments if segment.missing]
         if not partial:
-            return
+            return []
         whole = [segment.ranges for segment in segments if not segment.missing]
+        incoming = {incoming_id(path) for path in self.storage.list(SEGMENTS)}
+        found = []
         for segment in partial:
-            path = next(iter(segment.files.values())).path
-            reason = f"the files of its segment for {', '.join(segment.missing)} are gone"
-            if not segment.has_ranges:
-                raise damaged_segment(self.storage, path, reason)
-            coverage = Coverage(whole, segment.ranges.writers())
-            for r in segment.ranges:
-                if (r.writer, r.first_seq) not in journals and not coverage.holds(*r[:3]):
-                    raise damaged_segment(self.storage, path, reason)
+            if segment.segment_id in incoming:
+                continue
+            is_elsewhere = False
+            if segment.has_ranges:
+                coverage = Coverage(whole, segment.ranges.writers())
+                is_elsewhere = all(
+                    (r.writer, r.first_seq) in journals or coverage.holds(*r[:3]) for r in segment.ranges
+                )
+            if not is_elsewhere:
+                path = next(iter(segment.files.values())).path
+                found.append((path, f"the files of its segment for {', '.join(segment.missing)} are gone"))
+        return found
 
 
 def _events_in(path: str, name: JournalName, data: bytes) -> Iterable[Event]:

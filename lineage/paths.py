@@ -3,6 +3,7 @@
 weft.json                              format, version and id of the store
 journal/<writer hex>-<first seq>.wj    hot tails: one writer's frames, in order
 log/<family>/<sha256 hex>.parquet      sealed segments, one Parquet file per family of events
+log/incoming/<segment id>              that segment is being brought here from another store
 objects/ab/<62 hex digits>             content-addressed bytes, named by their sha256
 cache/…                                what can be thrown away
 """
@@ -20,6 +21,8 @@ __all__ = [
     "JournalName",
     "SegmentName",
     "digest_of_object",
+    "incoming_id",
+    "incoming_path",
     "journal_name",
     "journal_path",
     "object_path",
@@ -33,6 +36,7 @@ SEGMENTS = "log"
 OBJECTS = "objects"
 CACHE = "cache"
 
+_INCOMING = "incoming"
 _SEQ_DIGITS = 12
 
 
@@ -87,6 +91,16 @@ def segment_name(path: str) -> SegmentName | None:
     except ValueError:
         return None
     return SegmentName(parts[1], digest) if len(digest) == 32 and len(digits) == 64 else None
+
+
+def incoming_path(segment_id: str) -> str:
+    return f"{SEGMENTS}/{_INCOMING}/{segment_id}"
+
+
+def incoming_id(path: str) -> str | None:
+    """The inverse of `incoming_path`; None for another path."""
+    parts = path.split("/")
+    return parts[2] if len(parts) == 3 and parts[:2] == [SEGMENTS, _INCOMING] else None
 
 
 def object_path(digest: bytes) -> str:

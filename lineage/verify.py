@@ -7,23 +7,25 @@ from itertools import chain
 from typing import NamedTuple
 
 from weft.lineage.coverage import Coverage
-from weft.lineage.errors import NotFound, StoreError, StoreTooNew, WeftError
-from weft.lineage.events import KINDS, Event
+from weft.lineage.errors import NotFound, StoreError, StoreTooNew
+from weft.lineage.events import Event
 from weft.lineage.ids import digest_to_text
 from weft.lineage.journal import JournalContent, is_writer_dead, read_journal
 from weft.lineage.manifest import Segment, SegmentFile, pieces_of, read_segment_file, segments_of
-from weft.lineage.objects import Objects, sha256_of
+from weft.lineage.objects import sha256_of
 from weft.lineage.paths import (
     JOURNALS,
     OBJECTS,
     SEGMENTS,
     digest_of_object,
+    incoming_id,
     journal_name,
     object_path,
     segment_name,
 )
 from weft.lineage.proofs import Proofs, check_segment_file
 from weft.lineage.ranges import Ranges
+from weft.lineage.references import code_files, named_objects, pathspec_of
 from weft.lineage.segments import read_piece
 from weft.lineage.storage import Storage
 
@@ -34,11 +36,8 @@ _GAP_ADVICE = "Put the missing journal or segment back from a copy of the store.
 _TWICE_ADVICE = "Keep the copy you trust and move the other out of the store."
 _OBJECT_ADVICE = "Put the file back from a copy of the store, or run the task again."
 _FRAME_ADVICE = "Put the file back from a copy of the store; the frames that are whole stay readable."
+_INCOMING_ADVICE = "Repeat the push or pull that was broken off."
 _TORN_ADVICE = "Nothing is to be done: this was never acknowledged."
-
-#: Kinds whose digest names no object: one passed on, one of a file outside, the hash of a journal.
-_WITHOUT_OBJECT = frozenset(("artifact_merged", "artifact_used", "external_used", "journal_closed"))
-
 
 #: Pathspecs that are named of those that need one missing object.
 _NAMED_MAX = 5
@@ -86,7 +85,7 @@ def verify(storage: Storage) -> Report:
     contents = _check_journals(storage, journals, problems)
     files, damaged = _check_segment_files(storage, problems)
     segments = segments_of(files)
-    _check_missing_files(segments, contents, damaged, problems)
+    _check_missing_files(storage, segments, contents, damaged, problems)
     _check_ranges(segments, contents, problems)
     objects = _check_objects(storage, problems)
     coverage = Coverage(
@@ -153,14 +152,25 @@ def _check_segment_files(storage: Storage, problems: list[Problem]) -> tuple[lis
 
 
 def _check_missing_files(
-    segments: list[Segment], contents: list[JournalContent], damaged: set[str], problems: list[Problem]
+    storage: Storage,
+    segments: list[Segment],
+    contents: list[JournalContent],
+    damaged: set[str],
+    problems: list[Problem],
 ) -> None:
     """A segment that lacks a file is damaged, unless its events are elsewhere: its publisher was cut off."""
     names = {(content.name.writer, content.name.first_seq) for content in contents}
     whole = [segment.ranges for segment in segments if not segment.missing]
+    incoming = {incoming_id(path) for path in storage.list(SEGMENTS)}
     for segment in segments:
         families = [family for family in segment.missing if family not in damaged]
-        if families and (not segment.has_ranges or _has_lost(segment, names, whole)):
+        if families and segment.segment_id in incoming:
+            reason = f"the files of its segment for {', '.join(families)} were not brought here yet"
+            path = next(iter(segment.files.values())).path
+            problems.append(
+                Problem(path, None, None, reason, "no event that was here", _INCOMING_ADVICE, True)
+            )
+        elif families and (not segment.has_ranges or _has_lost(segment, names, whole)):
             path = next(iter(segment.files.values())).path
             reason = f"the files of its segment for {', '.join(families)} are gone"
             affected = f"the {', '.join(families)} events of the segment"
@@ -248,13 +258,13 @@ def _check_references(
     count = 0
     for event in events:
         count += 1
-        for digest, size_bytes in _named_objects(event):
+        for digest, size_bytes in named_objects(event):
             if objects.get(digest, -1) < size_bytes:
-                missing.setdefault(digest, []).append(_pathspec_of(event))
+                missing.setdefault(digest, []).append(pathspec_of(event))
         if event.kind == "code_saved" and event.digest is not None:
-            manifests.setdefault(event.digest, _pathspec_of(event))
+            manifests.setdefault(event.digest, pathspec_of(event))
     for digest, pathspec in manifests.items():
-        for file, file_digest in _code_files(storage, digest, objects):
+        for file, file_digest in code_files(storage, digest, objects):
             if file_digest not in objects:
                 missing.setdefault(file_digest, []).append(f"{pathspec} ({file})")
     for digest, pathspecs in sorted(missing.items()):
@@ -265,32 +275,3 @@ def _check_references(
         reason = f"object {digest_to_text(digest)} {what}"
         problems.append(Problem(object_path(digest), None, None, reason, affected, _OBJECT_ADVICE))
     return count
-
-
-def _named_objects(event: Event) -> Iterator[tuple[bytes, int]]:
-    """The objects an event needs, each with the bytes it must have at least."""
-    if event.digest is None or event.blob is not None or event.kind in _WITHOUT_OBJECT:
-        return
-    payload = event.payload or {}
-    if "pack" in payload:
-        yield bytes.fromhex(payload["pack"]), payload["pack_offset"] + (event.size_bytes or 0)
-    elif event.kind in KINDS:
-        yield event.digest, 0
-
-
-def _pathspec_of(event: Event) -> str:
-    parts = (event.flow, event.run_id, event.step, event.task_id, event.name)
-    return "/".join(part for part in parts if part is not None)
-
-
-def _code_files(storage: Storage, digest: bytes, objects: dict[bytes, int]) -> list[tuple[str, bytes]]:
-    """The files of a code manifest; none when it is missing or damaged, which is a finding of its own."""
-    import json
-
-    if digest not in objects:
-        return []
-    try:
-        files = json.loads(Objects(storage).get(digest))["files"]
-        return [(path, bytes.fromhex(file_digest)) for path, file_digest in files.items()]
-    except (WeftError, ValueError, KeyError, TypeError, AttributeError):
-        return []
