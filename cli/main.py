@@ -31,6 +31,7 @@ COMMANDS = {
     "show": _Place("weft.cli.show", "Show a run, a step, a task or an artifact."),
     "logs": _Place("weft.cli.console", "Show what tasks printed."),
     "lineage": _Place("weft.cli.trace", "Show what something was made from, and what was made from it."),
+    "diff": _Place("weft.cli.diff", "Show what differs between two runs, the first cause on top."),
     "sql": _Place("weft.cli.sql", "Ask the whole history in SQL, read-only."),
     "log": _Place("weft.cli.log", "Show the events themselves."),
     "verify": _Place("weft.cli.care", "Check every byte of the store against its checksums."),

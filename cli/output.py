@@ -15,7 +15,7 @@ from typing import Any, TextIO
 
 from weft.cli.format import escape_controls, format_value, text_width, truncate
 
-__all__ = ["Output", "fit_widths", "json_value", "print_error", "status_style"]
+__all__ = ["Output", "Style", "fit_widths", "json_value", "print_error", "status_style"]
 
 _CODES = {
     "bold": "1",

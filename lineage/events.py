@@ -238,7 +238,8 @@ def run_started(run: RunRef, code_digest: bytes | None, payload: Payload) -> Eve
 
     `code_digest` names the code manifest (see `code_saved`). Payload: `user`, `host`, `boot_id`,
     `pid`, `pid_started`, `python`, `platform`, `weft`, `command` (list), `script`, `isolation`,
-    `max_workers`, `graph` (steps with their transitions and documentation); `git` (`commit`,
+    `max_workers`, `packages` (versions of imported distributions by name), `graph` (steps with their
+    transitions and documentation); `git` (`commit`,
     `branch`, `is_dirty`) where there is one; for a resume `origin_run_id`, `origin_run_uid` (hex) and
     `resume_step` (or None).
     """

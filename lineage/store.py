@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from datetime import datetime
 
     from weft.lineage.answers import Line
+    from weft.lineage.diff import Diff
     from weft.lineage.edges import Graph
     from weft.lineage.flows import Flow, Run
     from weft.lineage.verify import Report
@@ -121,6 +122,15 @@ class Store:
         from weft.lineage.edges import trace
 
         return trace(self, target, direction, depth)
+
+    def diff(self, a: str, b: str) -> Diff:
+        """What differs between two runs, `Flow/run` each, ordered by cause; of a flow alone its newest run.
+
+        Raises: NotFound with near names.
+        """
+        from weft.lineage.comparison import compare_runs
+
+        return compare_runs(self, a, b)
 
     def lines(self, pathspec: str, stream: str | None = None) -> list[Line]:
         """What a run, a step or a task printed, by time; with `stream` only "stdout" or "stderr".

@@ -24,6 +24,7 @@ from weft.runtime.launcher import ForkLauncher, Launcher, SpawnLauncher, make_ro
 from weft.runtime.ledger import Ledger
 from weft.runtime.machine import Machine, Policy
 from weft.runtime.orders import RunContext
+from weft.runtime.packages import imported_packages
 from weft.runtime.parameters import parameters_of
 from weft.runtime.refs import content_from
 from weft.runtime.resume import ResumePlan
@@ -185,6 +186,7 @@ def _start_payload(
         "script": os.path.abspath(settings.script),
         "isolation": settings.isolation,
         "max_workers": settings.max_workers,
+        "packages": imported_packages(),
         "graph": graph.to_payload(),
     }
     if git is not None:
