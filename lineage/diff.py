@@ -90,7 +90,7 @@ class Diff:
         self.code = list(code)
         self.differences = list(differences)
         self.causes = list(causes)
-        self.artifacts = {artifact_id(p.place, p.name): p for p in pairs.artifacts}
+        self.artifacts = {_artifact_id(p.place, p.name): p for p in pairs.artifacts}
         self.reads = list(pairs.reads)
         self._contrast = contrast
 
@@ -141,7 +141,7 @@ class Diff:
         return html_of(self)
 
 
-def artifact_id(place: TaskPlace, name: str) -> str:
+def _artifact_id(place: TaskPlace, name: str) -> str:
     return f"artifact {place.label}/{name}"
 
 
@@ -240,7 +240,7 @@ class _Weaver:
                     whys[place] = self._why(place)
                 why = whys[place]
             yield Difference(
-                artifact_id(place, pair.name),
+                _artifact_id(place, pair.name),
                 "artifact",
                 f"{place.label}/{pair.name}",
                 _change(pair.a, pair.b),
@@ -258,7 +258,7 @@ class _Weaver:
             if producer.step == _PARAMETERS:
                 cause = self._values.get(read.name)
             elif (producer, read.name) in self._artifacts:
-                cause = artifact_id(producer, read.name)
+                cause = _artifact_id(producer, read.name)
             else:
                 cause = _task_id(producer) if producer in self._tasks else None
             if cause is not None:
@@ -297,7 +297,7 @@ class _Weaver:
         parent = TaskPlace(step, outer if node.get("foreach") else place.path, place.visit)
         for name in (node.get("foreach"), node.get("condition")):
             if name and (parent, name) in self._artifacts:
-                yield artifact_id(parent, name)
+                yield _artifact_id(parent, name)
         if parent in self._tasks:
             yield _task_id(parent)
         elif not node.get("foreach"):

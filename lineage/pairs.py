@@ -116,7 +116,7 @@ class ReadPair(NamedTuple):
 
 
 class ExternalPair(NamedTuple):
-    """Something outside the store that a task read or wrote; `a` and `b` are digests, or "unknown"."""
+    """Something outside the store that a task read or wrote; `a` and `b` are digests, or what else tells contents apart."""
 
     place: TaskPlace
     uri: str
@@ -192,6 +192,8 @@ class _Collector:
         #: By (step, task id), and by the pathspec of the task that really ran.
         self._places: tuple[dict[tuple[str, str], TaskPlace], ...] = ({}, {})
         self._sources: tuple[dict[str, TaskPlace], ...] = ({}, {})
+        #: The tasks that read a parameter, by its name.
+        self._readers: dict[str, set[TaskPlace]] = {}
 
     def collect(self) -> Pairs:
         tasks, times = self._pair_tasks()
@@ -293,6 +295,8 @@ class _Collector:
             if producer is None:
                 # The parameters, or a task of a run that is neither of the two.
                 producer = elsewhere[source] = TaskPlace(source.split("/")[2], "", 1)
+            if producer.step == _PARAMETERS:
+                self._readers.setdefault(name, set()).add(place)
             found[side][place, name, item_index, producer] = digest
         return [
             ReadPair(
@@ -307,13 +311,16 @@ class _Collector:
         ]
 
     def _pair_external(self) -> list[ExternalPair]:
+        """What lies outside. A path in a parameter was read by the tasks that read the parameter."""
         found: tuple[dict[tuple[TaskPlace, str, str], str], ...] = ({}, {})
-        for side, step, task_id, uri, direction, digest in self._ask(
-            "side, step, task_id, uri, direction, coalesce(digest, 'unknown')", "external_uses"
-        ):
+        columns = "side, step, task_id, uri, direction, coalesce(digest, state, 'unknown'), parameter"
+        for side, step, task_id, uri, direction, content, parameter in self._ask(columns, "external_uses"):
             place = self._places[side].get((step, task_id))
-            if place is not None:
-                found[side][place, uri, direction] = digest
+            if parameter is not None:
+                for reader in self._readers.get(parameter, ()):
+                    found[side][reader, uri, direction] = content
+            elif place is not None:
+                found[side][place, uri, direction] = content
         return [
             ExternalPair(key[0], key[1], key[2], found[0].get(key), found[1].get(key))
             for key in _unequal(*found)

@@ -301,7 +301,8 @@ with own as (
     from fold.reuses u join own e on e.run_uid = u.origin_uid and e.step = u.origin_step and e.task_id = u.origin_task_id
 )
 select flow, run_id, step, task_id, attempt::bigint as attempt, name as uri, {_digest("digest")} as digest,
-    payload ->> '$.direction' as direction, size_bytes, {_at("time_us")} as occurred_at, origin_pathspec
+    payload ->> '$.direction' as direction, size_bytes, {_at("time_us")} as occurred_at, origin_pathspec,
+    payload ->> '$.state' as state, payload ->> '$.parameter' as parameter
 from every
 """
 

@@ -211,26 +211,19 @@ def test_a_reused_task_is_the_task_it_stands_for(story: Story) -> None:
     assert diff.equal_artifacts == 8
 
 
-def test_files_that_were_read_explain(story: Story) -> None:
+@pytest.mark.parametrize("is_parameter", [False, True])
+def test_files_that_were_read_explain(story: Story, is_parameter: bool) -> None:
     for run_id, digest, noise in (("1", b"a" * 32, 0), ("2", b"b" * 32, 1)):
         run = tell_run(story, run_id, noise=noise)
-        for task_id in ("2", "3", "4"):
-            task = run.task("fit", task_id)
-            used = kinds.Event(
-                kind="external_used",
-                run_uid=run.run_uid,
-                flow=run.flow,
-                run_id=run.run_id,
-                step=task.step,
-                task_id=task.task_id,
-                attempt=0,
-                name="file:///data.csv",
-                digest=digest,
-                payload={"direction": "read"},
-            )
-            story.tell(used)
+        tasks: list[tuple[TaskRef, int | None, dict[str, str]]]
+        if is_parameter:
+            tasks = [(run.task("_parameters", "0"), None, {"parameter": "alpha"})]
+        else:
+            tasks = [(run.task("fit", task_id), 0, {}) for task_id in ("2", "3", "4")]
+        for task, attempt, facts in tasks:
+            story.tell(kinds.external_used(task, attempt, "/data.csv", "read", digest, 1, facts))
     diff = story.store().diff("F/1", "F/2")
-    assert causes(diff) == [("input file:///data.csv", ["fit/score 3", "join/total 1"])]
+    assert causes(diff) == [("input /data.csv", ["fit/score 3", "join/total 1"])]
 
 
 def test_a_changed_graph_is_explained_by_its_code(story: Story) -> None:
