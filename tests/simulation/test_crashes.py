@@ -24,6 +24,7 @@ import pytest
 
 from tests import faults
 from tests.faults import Crash, Disk, Fault, FaultyStorage
+from tests.simulation.world import Content, World, contents, tidy
 from weft.lineage.description import create_store, read_description
 from weft.lineage.errors import NotFound, StoreUnavailable
 from weft.lineage.events import Event
@@ -32,101 +33,6 @@ from weft.lineage.log import EventLog
 from weft.lineage.objects import Objects
 from weft.lineage.paths import JOURNALS
 from weft.lineage.verify import Problem, verify
-
-_KINDS = ("run_started", "task_created", "artifact_saved", "artifact_used", "console_written", "kind_of_2040")
-_JOURNAL_BYTES = 1500
-_OLD = -1.0  # A time of grace that is over at once.
-
-Content = tuple[str, str | None, bytes | None]
-
-
-class World:
-    """A workload drawn from a seed, and what it was promised: the model."""
-
-    def __init__(self, storage: FaultyStorage, seed: int) -> None:
-        self.storage = storage
-        self.told: dict[str, Content] = {}
-        self.acknowledged: set[str] = set()
-        self.objects: dict[bytes, bytes] = {}
-        self.synced_bytes: dict[str, int] = {}
-        self._waiting: dict[bytes, set[str]] = {}
-        self._draw = random.Random(seed)
-        self._writers = 0
-
-    def act(self, count: int) -> None:
-        """Do `count` things. Which ones depends on the seed alone, not on what goes wrong meanwhile."""
-        create_store(self.storage)
-        journals: list[Journal] = []
-        for _ in range(count):
-            choice = self._draw.random()
-            if choice < 0.15 or not journals:
-                journals.append(self._create())
-            elif choice < 0.70:
-                self._append(self._draw.choice(journals))
-            elif choice < 0.80:
-                journal = journals.pop(self._draw.randrange(len(journals)))
-                if self._draw.random() < 0.5:
-                    self._close(journal)
-                else:
-                    # Killed: what was not synced is in the cache still.
-                    self.storage.kill_writer(journal.path)
-            elif choice < 0.90:
-                data = self._draw.randbytes(self._draw.choice((0, 10, 3000)))
-                self.objects[Objects(self.storage).put([data])] = data
-            else:
-                tidy(EventLog(self.storage))
-        for journal in journals:
-            self._close(journal)
-        tidy(EventLog(self.storage))
-        tidy(EventLog(self.storage))
-
-    def _create(self) -> Journal:
-        self._writers += 1
-        writer = bytes([self._writers]) * 16
-        self._waiting[writer] = set()
-        return Journal.create(self.storage, writer, _JOURNAL_BYTES)
-
-    def _append(self, journal: Journal) -> None:
-        events = []
-        for _ in range(self._draw.choice((1, 2, 8))):
-            name = str(len(self.told))
-            kind = self._draw.choice(_KINDS)
-            blob = self._draw.randbytes(self._draw.choice((0, 40, 700)))
-            self.told[name] = (kind, name, blob)
-            self._waiting[journal.writer].add(name)
-            events.append(Event(kind=kind, run_id="1", name=name, blob=blob))
-        is_synced = self._draw.random() < 0.7
-        old_path = journal.path
-        journal.append(events)
-        if journal.path != old_path:
-            # What the old file held was synced with the frame that closes it.
-            self._acknowledge(journal.writer, self._waiting[journal.writer] - {str(e.name) for e in events})
-        if is_synced:
-            journal.sync()
-            self._acknowledge(journal.writer, set(self._waiting[journal.writer]))
-            self.synced_bytes[journal.path] = self.storage.size(journal.path)
-
-    def _close(self, journal: Journal) -> None:
-        journal.close()
-        self._acknowledge(journal.writer, set(self._waiting[journal.writer]))
-        self.synced_bytes[journal.path] = 1 << 40
-
-    def _acknowledge(self, writer: bytes, names: set[str]) -> None:
-        self.acknowledged |= names
-        self._waiting[writer] -= names
-
-
-def tidy(log: EventLog) -> None:
-    """Seal and remove, compact and write what is kept of folds: all that a log does by itself."""
-    log.seal(force=True, grace_s=_OLD)
-
-
-def contents(storage: FaultyStorage) -> dict[str, Content]:
-    """What the log holds, by name; no event may be there twice."""
-    events = [event for event in EventLog(storage).events() if event.kind != "journal_closed"]
-    found = {str(event.name): (event.kind, event.name, event.blob) for event in events}
-    assert len(found) == len(events), "an event is there twice"
-    return found
 
 
 def check(world: World, disk: Disk) -> None:
@@ -174,9 +80,15 @@ def _check_goes_on(storage: FaultyStorage, found: dict[str, Content]) -> None:
     read_description(storage)
 
 
-def _crash(seed: int, count: int, fault: Fault) -> World | None:
+class _FaultyWorld(World):
+    def __init__(self, storage: FaultyStorage, seed: int) -> None:
+        super().__init__(storage, seed, lambda journal: storage.kill_writer(journal.path))
+        self.faulty = storage
+
+
+def _crash(seed: int, count: int, fault: Fault) -> _FaultyWorld | None:
     """The world as it was when the machine stopped; None when the workload was over before."""
-    world = World(FaultyStorage(fault=fault), seed)
+    world = _FaultyWorld(FaultyStorage(fault=fault), seed)
     try:
         world.act(count)
     except Crash:
@@ -185,10 +97,10 @@ def _crash(seed: int, count: int, fault: Fault) -> World | None:
 
 
 def _steps(seed: int, count: int) -> int:
-    world = World(FaultyStorage(), seed)
+    world = _FaultyWorld(FaultyStorage(), seed)
     world.act(count)
     assert set(contents(world.storage)) >= world.acknowledged
-    return world.storage.steps
+    return world.faulty.steps
 
 
 _MOMENTS: tuple[Literal["before", "torn", "after"], ...] = ("before", "torn", "after")
@@ -202,15 +114,13 @@ def _sweep(seed: int, count: int, steps: list[int], losses: int) -> int:
             world = _crash(seed, count, Fault(step, moment))
             if world is None:
                 continue
-            check(world, world.storage.disk.after_kill())
+            check(world, world.faulty.disk.after_kill())
             opened += 1
             for loss in range(losses):
                 draw = random.Random(f"{seed} {step} {moment} {loss}")
                 # Half of them on a file system that writes sectors in any order.
                 harsh = draw.random() < 0.5
-                disk = world.storage.disk.after_power_loss(
-                    draw, faults.LOSSES if harsh else faults.LOSSES[:4]
-                )
+                disk = world.faulty.disk.after_power_loss(draw, faults.LOSSES if harsh else faults.LOSSES[:4])
                 if harsh:
                     disk.story.append("reordered and garbage sectors")
                 check(world, disk)
@@ -238,9 +148,9 @@ def _error_plans(total: int, draw: random.Random, count: int) -> Iterator[Fault]
         yield Fault(step, draw.choice(("error", "error_after")), is_lasting=draw.random() < 0.3)
 
 
-def _fail(seed: int, count: int, fault: Fault) -> World:
+def _fail(seed: int, count: int, fault: Fault) -> _FaultyWorld:
     """The world when a call failed and the process ended for it."""
-    world = World(FaultyStorage(fault=fault), seed)
+    world = _FaultyWorld(FaultyStorage(fault=fault), seed)
     with contextlib.suppress(StoreUnavailable):
         world.act(count)
     return world
@@ -262,20 +172,20 @@ def test_any_failing_call_loses_nothing_acknowledged(seed: int) -> None:
         _check_failed(_fail(seed, 60, fault), draw, 3)
 
 
-def _check_failed(world: World, draw: random.Random, losses: int) -> None:
-    check(world, world.storage.disk.after_kill())
+def _check_failed(world: _FaultyWorld, draw: random.Random, losses: int) -> None:
+    check(world, world.faulty.disk.after_kill())
     for _ in range(losses):
-        check(world, world.storage.disk.after_power_loss(draw, faults.LOSSES[:4]))
+        check(world, world.faulty.disk.after_power_loss(draw, faults.LOSSES[:4]))
 
 
 @pytest.mark.parametrize("seed", faults.seeds([3]))
 def test_a_full_disk_loses_nothing_and_works_once_there_is_space(seed: int) -> None:
     draw = random.Random(seed)
     for _ in range(5):
-        world = World(FaultyStorage(Disk(capacity_bytes=draw.randrange(500, 20_000))), seed)
+        world = _FaultyWorld(FaultyStorage(Disk(capacity_bytes=draw.randrange(500, 20_000))), seed)
         with pytest.raises(StoreUnavailable, match="disk is full"):
             world.act(40)
-        disk = world.storage.disk.after_kill()
+        disk = world.faulty.disk.after_kill()
         disk.capacity_bytes = None
         check(world, disk)
 
