@@ -33,6 +33,9 @@ STORE_VARIABLE = "WEFT_STORE"
 _STORE_ID_BYTES = 16
 _IGNORE_FILE = ".gitignore"
 
+#: The checksum's name in the file. Stores of 0.1.0 have none.
+_CHECK = "check"
+
 
 class Description(NamedTuple):
     """What `weft.json` says; `store_id` is 32 hex digits."""
@@ -83,7 +86,7 @@ def create_store(storage: Storage, version: str = VERSION) -> Description:
     if storage.exists(DESCRIPTION):
         return read_description(storage)
     description = Description(FORMAT, version, clock.random_bytes(_STORE_ID_BYTES).hex())
-    text = json.dumps(description._asdict(), indent=2) + "\n"
+    text = json.dumps(description._asdict() | {_CHECK: _check_of(description)}, indent=2) + "\n"
     if not storage.exists(_IGNORE_FILE):
         storage.put(_IGNORE_FILE, b"*\n")
     try:
@@ -112,8 +115,18 @@ def read_description(storage: Storage) -> Description:
                 f"The store at {storage.url} has format {store_format}, written by weft {version}; "
                 f"this is weft {VERSION}, which reads up to format {FORMAT}. Upgrade weft."
             )
-        return Description(store_format, version, str(fields["store_id"]))
+        found = Description(store_format, version, str(fields["store_id"]))
+        if fields.get(_CHECK, _check_of(found)) != _check_of(found):
+            raise ValueError("it fails its checksum")
+        return found
     except (ValueError, KeyError, TypeError) as error:
         raise StoreDamaged(
             f"{DESCRIPTION} in {storage.url} cannot be read ({error}). Put it back from a copy of the store."
         ) from error
+
+
+def _check_of(description: Description) -> str:
+    """The crc32 of the fields, in their order with a space between, as eight hex digits."""
+    from zlib import crc32
+
+    return f"{crc32(' '.join(map(str, description)).encode()):08x}"
