@@ -7,6 +7,7 @@ from typing import NamedTuple, TypeVar
 
 from weft.lineage.codec import event_of, read_rows
 from weft.lineage.collector import CollectorPause
+from weft.lineage.compaction import CompactReport, compact_segments
 from weft.lineage.coverage import Coverage, uncovered_journals
 from weft.lineage.errors import NotFound, StoreUnavailable
 from weft.lineage.events import FAMILIES, Event, family_of
@@ -23,7 +24,7 @@ from weft.lineage.manifest import (
 from weft.lineage.paths import JOURNALS, SEGMENTS, JournalName, incoming_id, journal_name
 from weft.lineage.proofs import Proofs
 from weft.lineage.ranges import Spans
-from weft.lineage.sealing import SealReport, seal_journals
+from weft.lineage.sealing import SealReport, grace_of, seal_journals, take_lock
 from weft.lineage.segments import read_piece
 from weft.lineage.storage import Storage, StoredFile
 from weft.lineage.upcast import upcast_all
@@ -159,6 +160,35 @@ class EventLog:
         Raises: StoreUnavailable.
         """
         return seal_journals(self.storage, self._known, force, grace_s)
+
+    def compact(
+        self,
+        *,
+        is_whole: bool = False,
+        grace_s: float | None = None,
+        progress: Callable[[int, int], None] | None = None,
+    ) -> CompactReport:
+        """Merge small segments into large ones, and remove what was merged before.
+
+        With `is_whole` all that is small is merged, else at most one segment is made, of many of about one
+        size. Of several processes one compacts; the others return at once. `progress` is told how many events
+        were written, of how many.
+
+        Raises: StoreUnavailable.
+        """
+        lock = take_lock(self.storage) if self.storage.list(SEGMENTS) else None
+        if lock is None:
+            return CompactReport(0, 0, [], [], [])
+        try:
+            return compact_segments(
+                self.storage,
+                self._known,
+                is_whole=is_whole,
+                grace_s=grace_of(self.storage, grace_s),
+                progress=progress,
+            )
+        finally:
+            lock.release()
 
     def _snapshot(self, flow: str | None, run_id: str | None, run_uid: bytes | None) -> Snapshot:
         # Journals are listed first: one that is sealed and removed after that is found to be gone, and one

@@ -167,6 +167,17 @@ class Spans:
     def event_count(self) -> int:
         return sum(last - first + 1 for _, first, last in _SPAN.iter_unpack(self.packed))
 
+    def of_writer(self, writer: bytes) -> list[tuple[int, int]]:
+        """The first and last seq of each span of that writer."""
+        packed = self.packed
+        places = range(0, len(packed), _SPAN.size)
+        index = bisect_left(places, writer, key=lambda at: packed[at : at + _WRITER_BYTES])
+        found = []
+        while index < len(places) and packed.startswith(writer, places[index]):
+            found.append(_SPAN.unpack_from(packed, places[index])[1:])
+            index += 1
+        return found
+
     def sql(self) -> str:
         """A SELECT of these as `writer`, `first_seq` and `last_seq`, for a join with events.
 
@@ -181,15 +192,21 @@ class Spans:
 
     def holds(self, writer: bytes, first_seq: int, last_seq: int) -> bool:
         """Whether all events of that writer from `first_seq` to `last_seq` are among these."""
+        found, first, last = self._starting_until(writer, first_seq)
+        return found == writer and first <= first_seq and last >= last_seq
+
+    def meets(self, writer: bytes, first_seq: int, last_seq: int) -> bool:
+        """Whether any event of that writer from `first_seq` to `last_seq` is among these."""
+        found, _, last = self._starting_until(writer, last_seq)
+        return found == writer and last >= first_seq
+
+    def _starting_until(self, writer: bytes, seq: int) -> Span:
+        """The last span that starts at `seq` or earlier; one of another writer when there is none."""
         packed = self.packed
-        key = _SPAN.pack(writer, first_seq, 2**64 - 1)
+        key = _SPAN.pack(writer, seq, 2**64 - 1)
         places = range(0, len(packed), _SPAN.size)
-        # The one before is the last that starts at `first_seq` or earlier.
         index = bisect_left(places, key, key=lambda at: packed[at : at + _SPAN.size])
-        if index == 0:
-            return False
-        found, first, last = _SPAN.unpack_from(packed, places[index - 1])
-        return bool(found == writer and first <= first_seq and last >= last_seq)
+        return Span._make(_SPAN.unpack_from(packed, places[index - 1])) if index else Span(b"", 0, -1)
 
 
 def settle(segments: Sequence[tuple[str, Ranges]]) -> list[Spans | None]:

@@ -30,6 +30,7 @@ from weft.lineage.storage import Storage
 from weft.lineage.upcast import upcast
 
 __all__ = [
+    "ROW_GROUP_ROWS",
     "SegmentWriter",
     "encode_parts",
     "encode_table",
@@ -38,7 +39,7 @@ __all__ = [
     "write_segment",
 ]
 
-_ROW_GROUP_ROWS = 32_768
+ROW_GROUP_ROWS = 32_768
 _ZSTD_LEVEL = 1
 _BLOOM_FALSE_POSITIVES = 0.01
 
@@ -86,7 +87,7 @@ class SegmentWriter:
     def footer(self, family: str) -> Footer:
         return self._footers[family]
 
-    def publish(self, family: str, data: bytes) -> None:
+    def publish(self, family: str, data: bytes | memoryview) -> None:
         digest = hashlib.sha256(data).digest()
         path = segment_path(SegmentName(family, digest))
         if not self._storage.exists(path):
@@ -176,16 +177,16 @@ def _duckdb() -> Any:
         return import_module("duckdb")
 
 
-def encode_table(table: Any, footer: Footer) -> bytes:
+def encode_table(table: Any, footer: Footer) -> memoryview:
     """The file of one family; `table` is sorted."""
 
     def fill(file: Any) -> None:
-        file.write_table(table, row_group_size=_ROW_GROUP_ROWS)
+        file.write_table(table, row_group_size=ROW_GROUP_ROWS)
 
     return encode_parts(table.schema, table.num_rows, footer, fill)
 
 
-def encode_parts(schema: Any, row_count: int, footer: Footer, fill: Callable[[Any], None]) -> bytes:
+def encode_parts(schema: Any, row_count: int, footer: Footer, fill: Callable[[Any], None]) -> memoryview:
     """The file of one family, whose row groups `fill` writes."""
     import pyarrow as pa
     import pyarrow.parquet as pq
@@ -197,8 +198,7 @@ def encode_parts(schema: Any, row_count: int, footer: Footer, fill: Callable[[An
         if footer.has_ranges:
             file.add_key_value_metadata({RANGES_KEY: ranges_text(footer.ranges)})
         file.add_key_value_metadata({FOOTER_KEY: footer_text(footer)})
-    data: bytes = sink.getvalue().to_pybytes()
-    return data
+    return memoryview(sink.getvalue())
 
 
 def _writer_options(names: list[str], row_count: int) -> dict[str, Any]:
@@ -220,6 +220,6 @@ def _writer_options(names: list[str], row_count: int) -> dict[str, Any]:
         "digest" in names
         and "bloom_filter_options" in inspect.signature(pq.ParquetWriter.__init__).parameters
     ):
-        distinct = min(row_count, _ROW_GROUP_ROWS)
+        distinct = min(row_count, ROW_GROUP_ROWS)
         options["bloom_filter_options"] = {"digest": {"ndv": distinct, "fpp": _BLOOM_FALSE_POSITIVES}}
     return options

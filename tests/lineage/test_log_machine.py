@@ -81,12 +81,18 @@ class LogMachine(RuleBasedStateMachine):
     def seal(self, is_old: bool) -> None:
         self.log.seal(force=True, grace_s=-1 if is_old else 60)
 
+    @rule(is_whole=st.booleans(), is_old=st.booleans())
+    def compact(self, is_whole: bool, is_old: bool) -> None:
+        self.log.compact(is_whole=is_whole, grace_s=-1 if is_old else 60)
+
     @precondition(lambda self: len(self.copies) < 2)
-    @rule()
-    def copy(self) -> None:
+    @rule(is_compacted=st.booleans())
+    def copy(self, is_compacted: bool) -> None:
         """Where the copy is, no writer lives; it is sealed there on its own."""
         twin = self.storage.copy()
         EventLog(twin).seal(force=True, grace_s=-1)
+        if is_compacted:
+            EventLog(twin).compact(is_whole=True, grace_s=-1)
         self.copies.append(twin)
 
     @precondition(lambda self: self.copies)

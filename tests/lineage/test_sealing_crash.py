@@ -1,4 +1,4 @@
-"""Sealing cut off at each of its steps: the log gives the same events after as before, and sealing goes on."""
+"""Sealing and compaction cut off at each step: the log gives the same events as before, and goes on from there."""
 
 from __future__ import annotations
 
@@ -46,9 +46,9 @@ class FaultyStorage(MemoryStorage):
         change()
 
 
-def _run(storage: FaultyStorage, count: int) -> None:
+def _run(storage: FaultyStorage, count: int, first: int = 0) -> None:
     kinds = ("run_started", "task_created", "artifact_saved", "artifact_used", "console_written")
-    for number in range(count):
+    for number in range(first, first + count):
         journal = Journal.create(storage, writer=bytes([number]) * 16)
         journal.append([Event(kind=kind, run_id=str(number), blob=b"x") for kind in kinds])
         journal.close()
@@ -88,4 +88,27 @@ def test_what_a_killed_seal_left_behind_is_no_damage_once_all_is_sealed_anew() -
     for _ in range(2):
         EventLog(storage).seal(force=True, grace_s=-1)
     assert storage.list("journal") == []
+    assert verify(storage).problems == []
+
+
+@pytest.mark.parametrize("is_done", [False, True])
+@pytest.mark.parametrize("step", range(18))
+def test_compaction_killed_at_any_step_loses_and_doubles_nothing(step: int, is_done: bool) -> None:
+    storage = FaultyStorage(step, is_done)
+    for number in range(2):
+        _run(storage, 1, number)
+        for _ in range(2):
+            EventLog(storage).seal(force=True, grace_s=-1)
+    before = EventLog(storage).events()
+    storage.is_armed = True
+    with pytest.raises(Killed):
+        # Six files of the new segment, then the removal of twelve: eighteen changes.
+        EventLog(storage).compact(is_whole=True, grace_s=-1)
+    storage.is_armed = False
+    assert EventLog(storage).events() == before
+    assert verify(storage).problems == []
+    for _ in range(2):
+        EventLog(storage).compact(is_whole=True, grace_s=-1)
+    assert EventLog(storage).events() == before
+    assert len(storage.list("log")) == 6
     assert verify(storage).problems == []
