@@ -5,6 +5,7 @@ from __future__ import annotations
 import click
 
 from weft.cli.format import escape_controls, format_bytes, format_count
+from weft.cli.meter import Meter
 from weft.cli.output import Output
 from weft.cli.session import Session, json_option
 
@@ -54,14 +55,15 @@ def verify(session: Session, is_json: bool) -> int:
     return 0 if report.is_sound else 1
 
 
-@click.command(short_help="Seal closed journals into Parquet segments.")
+@click.command(short_help="Seal closed journals, and merge small segments into large ones.")
 @json_option
 @click.pass_obj
 def compact(session: Session, is_json: bool) -> int:
-    """Seal closed journals, and those of processes that died, into Parquet segments.
+    """Seal closed journals, and those of processes that died, and merge small segments into large ones.
 
     Nothing is lost and no answer changes: many small files become few that are fast to ask. Journals of
-    runs that are at work are left alone. What was sealed is removed later, when no reader needs it.
+    runs that are at work are left alone. What was sealed or merged is removed a minute later or more, by
+    the next call that may, when no reader needs it and the bytes that stay were checked.
 
     \b
     Example:
@@ -70,28 +72,44 @@ def compact(session: Session, is_json: bool) -> int:
     from weft.lineage.log import EventLog
 
     storage = session.storage()
-    report = EventLog(storage).seal(force=True)
+    with Meter("compacting") as meter:
+        sealed, compacted, swept = EventLog(storage).tidy(is_whole=True, progress=meter)
     output = Output(is_json=is_json)
-    files = [file.path for segment in report.segments for file in segment.files.values()]
-    size_bytes = sum(storage.size(path) for path in files)
+    left = [*sealed.left, *compacted.left]
     if is_json:
         output.document(
             {
-                "events": report.event_count,
-                "journals_sealed": report.sealed,
-                "journals_removed": report.removed,
-                "journals_left": [{"path": path, "reason": reason} for path, reason in report.left],
-                "segments": len(report.segments),
-                "size_bytes": size_bytes,
+                "events": sealed.event_count,
+                "journals_sealed": sealed.sealed,
+                "journals_removed": sealed.removed,
+                "journals_left": [{"path": path, "reason": reason} for path, reason in left],
+                "segments": len(sealed.segments),
+                "size_bytes": sum(segment.size_bytes for segment in sealed.segments),
+                "segments_before": compacted.segments_before,
+                "segments_after": compacted.segments_after,
+                "events_merged": compacted.event_count,
+                "segment_files_removed": compacted.removed,
+                "temporary_files_removed": swept,
             }
         )
         return 0
+    size_bytes = sum(segment.size_bytes for segment in sealed.segments)
     output.line(
-        f"sealed {format_count(report.event_count, 'event')} of {format_count(len(report.sealed), 'journal')} "
-        f"into {format_count(len(report.segments), 'segment')} ({format_bytes(size_bytes)})"
+        f"sealed {format_count(sealed.event_count, 'event')} of {format_count(len(sealed.sealed), 'journal')} "
+        f"into {format_count(len(sealed.segments), 'segment')} ({format_bytes(size_bytes)})"
     )
-    if report.removed:
-        output.line(f"removed {format_count(len(report.removed), 'journal')} that had been sealed before")
-    for path, reason in report.left:
+    if compacted.merged:
+        output.line(
+            f"merged {format_count(compacted.event_count, 'event')}: {compacted.segments_before} segments "
+            f"are now {compacted.segments_after}"
+        )
+    for paths, noun, reason in (
+        (sealed.removed, "journal", "that had been sealed before"),
+        (compacted.removed, "segment file", "whose events are in other segments"),
+        (swept, "temporary file", "of writes that were cut off"),
+    ):
+        if paths:
+            output.line(f"removed {format_count(len(paths), noun)} {reason}")
+    for path, reason in left:
         output.line(f"left {escape_controls(path)}: {escape_controls(reason)}", "yellow")
     return 0

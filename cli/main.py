@@ -35,7 +35,7 @@ COMMANDS = {
     "sql": _Place("weft.cli.sql", "Ask the whole history in SQL, read-only."),
     "log": _Place("weft.cli.log", "Show the events themselves."),
     "verify": _Place("weft.cli.care", "Check every byte of the store against its checksums."),
-    "compact": _Place("weft.cli.care", "Seal closed journals into Parquet segments."),
+    "compact": _Place("weft.cli.care", "Seal closed journals, and merge small segments into large ones."),
 }
 
 _EPILOG = """\b

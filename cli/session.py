@@ -62,14 +62,14 @@ class Session(NamedTuple):
 
 
 def _tidy(storage: Storage) -> None:
-    """Seal when many journals lie there; whatever keeps this from being done is no concern of the caller's."""
+    """Seal and compact when many journals lie there; whatever keeps this from being done is no concern of the caller's."""
     from weft.lineage.log import EventLog
     from weft.lineage.paths import JOURNALS
 
     try:
         journals = storage.list(JOURNALS)
         if len(journals) >= _TIDY_FILES or sum(map(storage.size, journals)) >= _TIDY_BYTES:
-            EventLog(storage).seal()
+            EventLog(storage).tidy()
     except (WeftError, OSError):
         return
 

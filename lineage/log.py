@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import NamedTuple, TypeVar
 
+from weft.lineage import clock
 from weft.lineage.codec import event_of, read_rows
 from weft.lineage.collector import CollectorPause
 from weft.lineage.compaction import CompactReport, compact_segments
@@ -12,6 +13,7 @@ from weft.lineage.coverage import Coverage, uncovered_journals
 from weft.lineage.errors import NotFound, StoreUnavailable
 from weft.lineage.events import FAMILIES, Event, family_of
 from weft.lineage.journal import is_closed, is_writer_dead, parse_journal
+from weft.lineage.leftovers import LEFTOVER_S, remove_leftovers
 from weft.lineage.manifest import (
     Piece,
     Segment,
@@ -29,7 +31,7 @@ from weft.lineage.segments import read_piece
 from weft.lineage.storage import Storage, StoredFile
 from weft.lineage.upcast import upcast_all
 
-__all__ = ["EventLog", "Snapshot"]
+__all__ = ["EventLog", "Snapshot", "TidyReport"]
 
 T = TypeVar("T")
 
@@ -45,6 +47,14 @@ class Snapshot(NamedTuple):
 
     pieces: list[Piece]
     tail: list[Event]
+
+
+class TidyReport(NamedTuple):
+    """What was sealed, what was compacted, and the temporary files that were removed."""
+
+    sealed: SealReport
+    compacted: CompactReport
+    swept: list[str]
 
 
 class EventLog:
@@ -189,6 +199,23 @@ class EventLog:
             )
         finally:
             lock.release()
+
+    def tidy(
+        self,
+        *,
+        is_whole: bool = False,
+        grace_s: float | None = None,
+        progress: Callable[[int, int], None] | None = None,
+    ) -> TidyReport:
+        """Seal, compact and sweep: with `is_whole` all there is to do, else what is worth the while of a caller
+        who waits for something else.
+
+        Raises: StoreUnavailable.
+        """
+        sealed = self.seal(force=is_whole, grace_s=grace_s)
+        compacted = self.compact(is_whole=is_whole, grace_s=grace_s, progress=progress)
+        swept = remove_leftovers(self.storage, clock.now_us() - int(LEFTOVER_S * 1_000_000))
+        return TidyReport(sealed, compacted, swept)
 
     def _snapshot(self, flow: str | None, run_id: str | None, run_uid: bytes | None) -> Snapshot:
         # Journals are listed first: one that is sealed and removed after that is found to be gone, and one

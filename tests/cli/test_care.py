@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -29,6 +30,29 @@ def test_compact_twice_has_nothing_to_do(weft: Ask) -> None:
     assert "sealed 0 events of 0 journals" in weft("compact").out
 
 
+def test_compact_merges_small_segments(store_folder: Path, weft: Ask) -> None:
+    for number in range(3):
+        weft("compact")
+        _record_runs(store_folder, 1, number)
+    before = weft("log", "--json").out
+    report = weft("compact", "--json").json
+    assert (report["segments_before"], report["segments_after"], report["segments"]) == (2, 1, 1)
+    assert weft("log", "--json").out == before
+    _record_runs(store_folder, 1, 9)
+    assert "2 segments are now 1" in weft("compact").out
+
+
+def test_compact_removes_what_a_write_left_behind_a_day_ago(store_folder: Path, weft: Ask) -> None:
+    old, new = store_folder / "log" / "run" / ".a.1234.tmp", store_folder / "objects" / ".b.1234.tmp"
+    for path in (old, new):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(b"half")
+    os.utime(old, (1, 1))
+    assert "removed 1 temporary file" in weft("compact").out
+    assert not old.exists()
+    assert new.exists()
+
+
 def test_verify_names_the_place_of_damage(store_folder: Path, weft: Ask) -> None:
     journal = _journals(store_folder)[0]
     content = bytearray(journal.read_bytes())
@@ -50,8 +74,8 @@ def test_verify_of_a_torn_end_is_sound(store_folder: Path, weft: Ask) -> None:
     assert "sound: " in answer.out
 
 
-def _record_runs(store: Path, count: int) -> None:
-    for number in range(count):
+def _record_runs(store: Path, count: int, first: int = 0) -> None:
+    for number in range(first, first + count):
         run = RunRef(number.to_bytes(16), "Small", str(number))
         journal = Journal.create(LocalStorage(str(store)))
         journal.append([events.run_started(run, None, {"user": "ada"}), events.run_ended(run, "succeeded")])

@@ -218,7 +218,7 @@ def _ids(storage: Storage) -> list[tuple[bytes, int]]:
     return sorted((event.writer, event.seq) for event in EventLog(storage).events())
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=15, deadline=None)
 @given(
     st.lists(
         st.lists(st.tuples(st.integers(0, 2), st.integers(0, 9), st.integers(0, 5)), min_size=1, max_size=4),

@@ -13,7 +13,6 @@ from weft.lineage.coverage import Coverage, uncovered_journals
 from weft.lineage.errors import StoreDamaged
 from weft.lineage.events import Event
 from weft.lineage.journal import Journal
-from weft.lineage.local import LocalStorage
 from weft.lineage.log import EventLog
 from weft.lineage.manifest import FOOTER_KEY, RANGES_KEY, footer_of, pieces_of
 from weft.lineage.memory import MemoryStorage
@@ -85,7 +84,7 @@ def test_ranges_are_found_by_writer() -> None:
         assert list(ranges.of_writers(wanted)) == [r for r in made if r.writer in wanted]
 
 
-def _segment(storage: MemoryStorage | LocalStorage, ranges: list[Range], seqs: set[int]) -> None:
+def _segment(storage: MemoryStorage, ranges: list[Range], seqs: set[int]) -> None:
     columns = Columns()
     columns.add(WRITERS[0], [[seq, "tag_added", 1, 5 + seq] for seq in sorted(seqs)])
     write_segment(storage, columns.tables(), Ranges.of(ranges), "compact")
@@ -118,8 +117,8 @@ def test_journal_within_a_longer_range_is_not_read() -> None:
 
 
 @pytest.fixture
-def sealed(tmp_path: object) -> LocalStorage:
-    storage = LocalStorage(str(tmp_path))
+def sealed() -> MemoryStorage:
+    storage = MemoryStorage()
     for number in range(30):
         journal = Journal.create(storage, bytes([number]) * 16)
         journal.append([Event(kind="run_started", run_id="1"), Event(kind="task_created", run_id="1")])
@@ -128,7 +127,7 @@ def sealed(tmp_path: object) -> LocalStorage:
     return storage
 
 
-def test_ranges_lie_in_the_first_file_of_a_segment_alone(sealed: LocalStorage) -> None:
+def test_ranges_lie_in_the_first_file_of_a_segment_alone(sealed: MemoryStorage) -> None:
     (segment,) = EventLog(sealed).segments()
     assert len(segment.ranges) == 30
     assert {r.last_seq for r in segment.ranges} == {2}
@@ -140,7 +139,7 @@ def test_ranges_lie_in_the_first_file_of_a_segment_alone(sealed: LocalStorage) -
 
 
 def test_flip_of_any_byte_of_a_footer_entry_or_of_the_ranges_is_seen_before_a_row_is_read(
-    sealed: LocalStorage,
+    sealed: MemoryStorage,
 ) -> None:
     """The footer is believed before its file is proven, so it has checksums of its own."""
     (segment,) = EventLog(sealed).segments()
