@@ -43,8 +43,12 @@ bench: .venv/.installed-test ## measure, as ratios against bare Python of the sa
 bench-scale: .venv/.installed-test ## the same over 10 million events; the store is made once, in SCALE_STORE
 	$(PYTHON) -m benchmarks append scale --events 10000000 --store $(SCALE_STORE)
 
+# How long real processes are started, killed and resumed on one store.
+SECONDS := 120
+
 .PHONY: soak
-soak: .venv/.installed-test ## long sweeps and soaks
+soak: .venv/.installed-test ## kill real processes for SECONDS=120, then run the long sweeps
+	WEFT_SOAK_SECONDS=$(SECONDS) $(PYTHON) -m pytest -s tests/simulation/test_soak.py
 	$(PYTHON) -m pytest -m slow
 
 .PHONY: clean
