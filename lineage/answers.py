@@ -32,5 +32,8 @@ class Answers(Protocol):
     def rows(self, query: str, params: Any = None) -> list[tuple[Any, ...]]:
         """Rows of a query of weft's own over the views and what lies below them."""
 
+    def has_twins(self) -> bool:
+        """Whether two runs share a pathspec, which makes the second `id~2`."""
+
     def lines(self, pathspec: str, stream: str | None = None) -> list[Line]:
         """What a run, a step or a task printed, by time."""

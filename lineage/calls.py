@@ -11,11 +11,11 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Self
 
 from weft.lineage.contents import read_content, read_recorded
-from weft.lineage.edges import trace
 from weft.lineage.errors import QueryError
 from weft.lineage.fence import Call
 from weft.lineage.reads import ClientRead, tell
 from weft.lineage.views import Views
+from weft.lineage.walk import trace
 
 if TYPE_CHECKING:
     from weft.lineage.answers import Answers

@@ -1,183 +1,244 @@
-"""The lineage graph as text: a tree for people, Graphviz and Mermaid for pictures. Pure."""
+"""The lineage graph as a tree for people."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
-from typing import TYPE_CHECKING
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any
+
+from weft.lineage.groups import Group
+from weft.lineage.radius import radius_line
+from weft.lineage.sides import External, Side
+from weft.lineage.uses import Bundle, Place
 
 if TYPE_CHECKING:
-    from weft.lineage.edges import Graph, Node
+    from weft.lineage.details import Details, Fact
+    from weft.lineage.edges import Graph
 
-__all__ = ["draw_dot", "draw_mermaid", "draw_tree"]
+__all__ = ["draw_tree"]
 
 _VALUE_CHARACTERS_MAX = 40
-_MEMBERS_NAMED_MAX = 3
+_TWINS_NAMED_MAX = 20
+_DIGITS_SHOWN = 12
+#: Of larger groups nobody asks for the type of each member.
+_TYPED_MEMBERS_MAX = 200
 #: How deep a tree is drawn: further to the right nobody can read it.
 _LEVELS_MAX = 40
-
-Group = tuple[str, ...]
 
 
 def draw_tree(graph: Graph) -> str:
     """An artifact a line, with the task that made it; below it what that task read, or what was made from it.
 
     Artifacts of one name from many tasks of one step are one line with a count. What was drawn before is
-    only named. A line says where a tree goes deeper than it is drawn.
+    only named. A line says where a tree goes deeper than it is drawn. On the way down the last line counts
+    what was found. What only has the same content stands apart.
     """
     parts = []
-    for direction, title in (("up", "made from"), ("down", "used for")):
-        if graph.direction in (direction, "both"):
-            prefix = [f"{title}:"] if graph.direction == "both" else []
-            parts.append("\n".join([*prefix, *_Tree(graph, direction).lines()]))
+    titles = {"up": "made from", "down": "used for"}
+    for direction, side in graph.sides.items():
+        lines = [f"{titles[direction]}:"] if graph.direction == "both" else []
+        lines += _Tree(side, graph.details).lines()
+        parts.append("\n".join(lines))
+    if "down" in graph.sides:
+        parts.append(radius_line(graph))
+    if graph.same:
+        parts.append("\n".join(_twin_lines(graph)))
+    cycle = graph.cycle()
+    if cycle:
+        parts.append(
+            f"These tasks are recorded as made from each other: {' <- '.join([*cycle, cycle[0]])}. No run does "
+            "that: `weft verify` the stores that were merged here."
+        )
     return "\n\n".join(parts)
 
 
-def draw_dot(graph: Graph) -> str:
-    """Tasks are boxes, artifacts ellipses; arrows go the way of the data."""
-    lines = ["digraph lineage {", "  rankdir=LR;"]
-    shapes = {"task": "box", "artifact": "ellipse", "external": "note"}
-    for node in graph.nodes.values():
-        lines.append(f"  {_quoted(node.id)} [shape={shapes[node.kind]}, label={_quoted(_label(node))}];")
-    for source, target, label in _flows(graph):
-        note = f" [label={_quoted(label)}]" if label else ""
-        lines.append(f"  {_quoted(source)} -> {_quoted(target)}{note};")
-    return "\n".join([*lines, "}"])
+def _twin_lines(graph: Graph) -> list[str]:
+    lines = ["same content, recorded apart:"]
+    for twin in graph.same[:_TWINS_NAMED_MAX]:
+        lines.append(f"  {_text_of(twin.of)} = {_text_of(twin.key)}")
+    left = len(graph.same) - _TWINS_NAMED_MAX
+    return [*lines, f"  … and {left:,} more"] if left > 0 else lines
 
 
-def draw_mermaid(graph: Graph) -> str:
-    """Tasks are boxes, artifacts rounded; arrows go the way of the data."""
-    lines = ["flowchart LR"]
-    ids = {identity: f"n{number}" for number, identity in enumerate(graph.nodes)}
-    brackets = {"task": ("[", "]"), "artifact": ("([", "])"), "external": ("[/", "/]")}
-    for node in graph.nodes.values():
-        left, right = brackets[node.kind]
-        text = _label(node).replace("&", "#amp;").replace('"', "#quot;").replace("\n", "<br>")
-        lines.append(f'  {ids[node.id]}{left}"{text}"{right}')
-    for source, target, label in _flows(graph):
-        arrow = f'-- "{label}" -->' if label else "-->"
-        lines.append(f"  {ids[source]} {arrow} {ids[target]}")
-    return "\n".join(lines)
-
-
-def _flows(graph: Graph) -> Iterator[tuple[str, str, str]]:
-    """(from, to, label) the way data went: into a task what it used, out of it what it made."""
-    for edge in graph.edges:
-        label = "" if edge.item_index is None else f"[{edge.item_index}]"
-        yield edge.target, edge.source, label
-
-
-def _label(node: Node) -> str:
-    if node.kind == "external":
-        return node.id
-    place = f"{node.step}/{node.task_id}"
-    return place if node.kind == "task" else f"{node.name}\n{place}"
-
-
-def _quoted(text: str) -> str:
-    escaped = text.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n")
-    return f'"{escaped}"'
+def _text_of(key: tuple[Any, ...]) -> str:
+    return key.id if isinstance(key, External) else "/".join(map(str, key))
 
 
 class _Tree:
-    """Draws in one direction."""
+    """Draws one side."""
 
-    def __init__(self, graph: Graph, direction: str) -> None:
-        self._graph = graph
-        self._direction = direction
+    def __init__(self, side: Side, details: Details) -> None:
+        self._side = side
+        self._details = details
         self._drawn: set[Group] = set()
-        self._made_by: dict[str, list[str]] = {}
-        self._used: dict[str, list[str]] = {}
-        self._used_by: dict[str, list[str]] = {}
-        self._made: dict[str, list[str]] = {}
-        for edge in graph.edges:
-            if edge.kind == "used":
-                self._used.setdefault(edge.source, []).append(edge.target)
-                self._used_by.setdefault(edge.target, []).append(edge.source)
-            else:
-                self._made_by.setdefault(edge.source, []).append(edge.target)
-                self._made.setdefault(edge.target, []).append(edge.source)
+        self._by_reader: dict[Place, list[Bundle]] = {}
+        self._by_artifact: dict[tuple[Place, str], list[Bundle]] = {}
+        for bundle in side.bundles:
+            self._by_reader.setdefault(bundle.reader, []).append(bundle)
+            self._by_artifact.setdefault((bundle.maker, bundle.name), []).append(bundle)
+        side.complete()
+        self._names: dict[Place, list[str]] = {}
+        for place, name in side.artifacts:
+            self._names.setdefault(place, []).append(name)
+        self._roots = self._grouped(side.roots)
 
     def lines(self) -> list[str]:
-        found: list[str] = []
+        drawn: list[tuple[str, Group | None, bool, str]] = []
         # By hand, not by recursion: a chain of steps may be deeper than Python's stack.
-        stack = [(group, "", "", 0) for group in reversed(self._groups(self._graph.roots))]
+        stack = [(group, "", "", 0) for group in reversed(self._roots)]
         while stack:
             group, indent, branch, level = stack.pop()
             is_repeat = group in self._drawn
-            children = [] if is_repeat else self._children(group)
+            children = self._children(group)
             self._drawn.add(group)
-            found.append(
-                indent
-                + branch
-                + self._line(group, is_root=level == 0)
-                + (" (above)" if is_repeat and self._children(group) else "")
-            )
+            suffix = " (above)" if is_repeat and children else ""
+            drawn.append((indent + branch, group, level == 0, suffix))
+            if is_repeat or not children:
+                continue
             below = indent + {"": "", "├─ ": "│  ", "└─ ": "   "}[branch]
-            if children and level == _LEVELS_MAX:
-                found.append(f"{below}└─ … goes deeper: ask for the lineage of {self._name(group)}")
+            if level == _LEVELS_MAX:
+                text = f"{below}└─ … goes deeper: ask for the lineage of {_text_of(group.members()[0])}"
+                drawn.append((text, None, False, ""))
                 continue
             for position, child in enumerate(reversed(children)):
                 stack.append((child, below, "└─ " if position == 0 else "├─ ", level + 1))
-        return found
+        facts = self._facts(group for _, group, _, _ in drawn if group is not None)
+        return [
+            prefix + ("" if group is None else self._line(group, is_root, facts)) + suffix
+            for prefix, group, is_root, suffix in drawn
+        ]
+
+    def _facts(self, groups: Iterable[Group]) -> dict[tuple[Any, ...], Fact]:
+        keys = [
+            key
+            for group in groups
+            if len(group.ids) == 1 or (group.kind == "artifact" and len(group.ids) <= _TYPED_MEMBERS_MAX)
+            for key in group.members()
+        ]
+        return self._details.facts(keys)
 
     def _children(self, group: Group) -> list[Group]:
-        nodes: dict[str, None] = {}
-        for identity in group:
-            if self._direction == "up":
-                makers = [identity] if self._kind(identity) == "task" else self._made_by.get(identity, ())
-                for task in makers:
-                    nodes.update(dict.fromkeys(self._used.get(task, ())))
-            else:
-                readers = [identity] if self._kind(identity) == "task" else self._used_by.get(identity, ())
-                for task in readers:
-                    made = self._made.get(task, ())
-                    # A reader that wrote nothing is shown itself.
-                    nodes.update(dict.fromkeys(made or ([] if task == identity else [task])))
-        return self._groups(nodes)
+        if self._side.direction == "up":
+            return self._read_by(self._makers(group), group)
+        if group.kind == "task":
+            assert group.place is not None
+            return self._made_by({group.place: set(group.ids)}, shows_idle=False)
+        return self._made_by(self._readers(group), shows_idle=True) + self._parameters(group)
 
-    def _groups(self, identities: Iterable[str]) -> list[Group]:
+    def _makers(self, group: Group) -> dict[Place, set[str]]:
+        if group.external is None:
+            assert group.place is not None
+            return {group.place: set(group.ids)}
+        makers: dict[Place, set[str]] = {}
+        for touch, external in self._side.writes:
+            if external == group.external:
+                makers.setdefault(touch.place, set()).add(touch.task_id)
+        return makers
+
+    def _read_by(self, makers: dict[Place, set[str]], group: Group) -> list[Group]:
+        """What these tasks read; of a parameter the file whose path it holds."""
+        found: dict[tuple[Place, str], set[str]] = {}
+        externals: dict[External, None] = {}
+        for place, ids in makers.items():
+            for bundle in self._by_reader.get(place, ()):
+                kept = bundle.of_readers(ids)
+                if kept is not None:
+                    found.setdefault((kept.maker, kept.name), set()).update(kept.makers)
+            for touch, external in self._side.reads:
+                if touch.place == place and touch.task_id in ids and touch.parameter in (None, group.name):
+                    externals[external] = None
+        return _groups(found, externals)
+
+    def _readers(self, group: Group) -> dict[Place, set[str]]:
+        readers: dict[Place, set[str]] = {}
+        if group.external is not None:
+            for touch, external in self._side.reads:
+                if external == group.external and touch.parameter is None:
+                    readers.setdefault(touch.place, set()).add(touch.task_id)
+            return readers
+        assert group.place is not None
+        for bundle in self._by_artifact.get((group.place, group.name or ""), ()):
+            kept = bundle.of_makers(set(group.ids))
+            if kept is not None:
+                readers.setdefault(kept.reader, set()).update(kept.readers)
+        return readers
+
+    def _parameters(self, group: Group) -> list[Group]:
+        """The parameters that hold the path of something external."""
+        if group.external is None:
+            return []
+        return [
+            Group("artifact", touch.place, touch.parameter, frozenset([touch.task_id]))
+            for touch, external in self._side.reads
+            if external == group.external and touch.parameter is not None
+        ]
+
+    def _made_by(self, readers: dict[Place, set[str]], shows_idle: bool) -> list[Group]:
+        """What these tasks wrote; with `shows_idle` also those that wrote nothing."""
+        found: dict[tuple[Place, str], set[str]] = {}
+        externals: dict[External, None] = {}
+        idle: list[Group] = []
+        for place, ids in readers.items():
+            busy: set[str] = set()
+            for name in self._names.get(place, ()):
+                made = ids.intersection(self._side.artifacts[place, name])
+                if made:
+                    busy |= made
+                    found.setdefault((place, name), set()).update(made)
+            for touch, external in self._side.writes:
+                if touch.place == place and touch.task_id in ids:
+                    busy.add(touch.task_id)
+                    externals[external] = None
+            if shows_idle and ids - busy:
+                idle.append(Group("task", place, None, frozenset(ids - busy)))
+        return _groups(found, externals) + idle
+
+    def _grouped(self, keys: Iterable[tuple[Any, ...]]) -> list[Group]:
         """Siblings of one step and name together, in the order they come."""
-        groups: dict[tuple[str | None, ...], list[str]] = {}
-        for identity in identities:
-            node = self._graph.nodes[identity]
-            key = (node.kind, node.flow, node.run_id, node.step, node.name) if node.flow else (node.id,)
-            groups.setdefault(key, []).append(identity)
-        return [tuple(group) for group in groups.values()]
+        groups: dict[tuple[Any, ...], set[str]] = {}
+        for key in keys:
+            if isinstance(key, External):
+                groups[("external", None, None, key)] = set()
+            else:
+                place, task_id, *name = key
+                kind = ("artifact", place, name[0]) if name else ("task", place, None)
+                groups.setdefault((*kind, None), set()).add(task_id)
+        return [
+            Group(kind, place, name, frozenset(ids), external)
+            for (kind, place, name, external), ids in groups.items()
+        ]
 
-    def _kind(self, identity: str) -> str:
-        return self._graph.nodes[identity].kind
-
-    def _line(self, group: Group, is_root: bool) -> str:
-        nodes = [self._graph.nodes[identity] for identity in group]
-        first = nodes[0]
-        if first.kind == "external":
-            return first.id
-        ids = sorted((node.task_id or "" for node in nodes), key=lambda text: (len(text), text))
-        place = f"{first.flow}/{first.run_id}/" if is_root or self._is_foreign(first) else ""
-        named = ",".join(ids[:_MEMBERS_NAMED_MAX]) + (",…" if len(ids) > _MEMBERS_NAMED_MAX else "")
-        place += f"{first.step}/{named}"
-        count = f" \N{MULTIPLICATION SIGN}{len(group)}" if len(group) > 1 else ""
-        if first.kind == "task":
-            status = f"  {first.status}" if first.status and len(group) == 1 else ""
+    def _line(self, group: Group, is_root: bool, facts: dict[tuple[Any, ...], Fact]) -> str:
+        if group.external is not None:
+            size = self._side.sizes.get(group.external)
+            return group.external.id + ("" if size is None else f"  {size:,} bytes")
+        assert group.place is not None
+        place = (
+            f"{group.place.flow}/{group.place.run_id}/" if is_root or self._is_foreign(group.place) else ""
+        )
+        place += f"{group.place.step}/{group.named()}"
+        count = f" \N{MULTIPLICATION SIGN}{len(group.ids):,}" if len(group.ids) > 1 else ""
+        members = group.members() if len(group.ids) <= _TYPED_MEMBERS_MAX else []
+        known = [facts[key] for key in members if key in facts]
+        if group.kind == "task":
+            status = f"  {known[0].status}" if len(group.ids) == 1 and known and known[0].status else ""
             return f"{place}{count}{status}"
-        text = f"{first.name}{count}"
-        types = {node.type for node in nodes}
-        if len(types) == 1 and first.type:
-            text += f"  {first.type}"
-        if first.value is not None and len(group) == 1:
-            text += f" = {_shortened(first.value)}"
+        text = f"{group.name}{count}"
+        types = {fact.type for fact in known}
+        if len(types) == 1 and known[0].type:
+            text += f"  {known[0].type}"
+        if len(group.ids) == 1 and known and known[0].value is not None:
+            text += f" = {_shortened(known[0].value)}"
         return f"{text}  {place}"
 
-    def _name(self, group: Group) -> str:
-        """The pathspec of a group's first member."""
-        node = self._graph.nodes[group[0]]
-        name = f"/{node.name}" if node.kind == "artifact" else ""
-        return f"{node.flow}/{node.run_id}/{node.step}/{node.task_id}{name}"
+    def _is_foreign(self, place: Place) -> bool:
+        """Whether a step is of another run than the first root."""
+        root = self._roots[0].place
+        return root is None or (place.flow, place.run_id) != (root.flow, root.run_id)
 
-    def _is_foreign(self, node: Node) -> bool:
-        """Whether a node is of another run than the first root."""
-        root = self._graph.nodes[self._graph.roots[0]]
-        return (node.flow, node.run_id) != (root.flow, root.run_id)
+
+def _groups(found: dict[tuple[Place, str], set[str]], externals: Iterable[External]) -> list[Group]:
+    listed = [Group("artifact", place, name, frozenset(ids)) for (place, name), ids in found.items()]
+    return listed + [Group("external", None, None, frozenset(), external) for external in externals]
 
 
 def _shortened(text: str) -> str:

@@ -1,28 +1,34 @@
 """The lineage graph: which task read which artifact, and which task made it.
 
-Edges are `used` (a task read an artifact or something outside the store) and `generated_by` (an artifact, or
-something outside, was written by a task). They come from what was recorded, never from names that are
-alike. Inheritance and `merge_artifacts` pass artifacts on by reference and make no edges: an artifact is
-always that of the task that saved it. A reused task is the task it stands for. Walking down finds the reads
-whose recorded producer saved the artifact, as workers record it.
+Edges are `used` (a task read an artifact or something outside the store), `generated_by` (an artifact, or
+something outside, was written by a task) and `same_content` (equal bytes in places that never heard of each
+other). They come from what was recorded, never from names that are alike. Inheritance and `merge_artifacts`
+pass artifacts on by reference and make no edges: an artifact is always that of the task that saved it. A
+reused task is the task it stands for.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from weft.lineage.records import Records
-from weft.lineage.targets import find_roots
+from weft.lineage.details import Details, Fact
+from weft.lineage.sides import External, Side
+from weft.lineage.uses import Place
 
 if TYPE_CHECKING:
-    from weft.lineage.answers import Answers
+    from weft.lineage.same import Twin
 
-__all__ = ["Edge", "Graph", "Node", "trace"]
+__all__ = ["Edge", "Graph", "Node"]
 
 
 class Node(NamedTuple):
-    """A task, an artifact or something external. `id` is the pathspec, or the URI of something external."""
+    """A task, an artifact or something external.
+
+    `id` is the pathspec; of something external the URI, with what tells its content apart after an `@`.
+    `name` is the artifact's name, or the URI.
+    """
 
     id: str
     kind: str
@@ -32,22 +38,17 @@ class Node(NamedTuple):
     task_id: str | None = None
     name: str | None = None
     digest: str | None = None
+    size_bytes: int | None = None
     type: str | None = None
     value: str | None = None
     status: str | None = None
-
-    @property
-    def task(self) -> str | None:
-        """The pathspec of the task this is, or whose artifact this is."""
-        if self.flow is None:
-            return None
-        return f"{self.flow}/{self.run_id}/{self.step}/{self.task_id}"
 
 
 class Edge(NamedTuple):
     """`used` goes from a task to what it read, `generated_by` from what was written to the task.
 
-    `item_index` is the item of a foreach list that was read, where it was one.
+    `item_index` is the item of a foreach list that was read, where it was one. A parameter that holds a
+    path stands for the task in `used`: only what read that parameter depends on the file.
     """
 
     kind: str
@@ -57,44 +58,125 @@ class Edge(NamedTuple):
 
 
 class Graph:
-    """What was found from `roots` in `direction` ("up", "down" or "both")."""
+    """What was found from `roots` in `direction` ("up", "down" or "both").
 
-    def __init__(self, target: str, direction: str) -> None:
+    A graph of a hundred thousand edges is a few bundles of them until somebody looks at each.
+    """
+
+    def __init__(self, target: str, direction: str, sides: dict[str, Side], details: Details) -> None:
         self.target = target
         self.direction = direction
-        self.roots: list[str] = []
-        self.nodes: dict[str, Node] = {}
-        #: How many tasks lie between a node and the nearest root, itself included if it is one.
-        self.depths: dict[str, int] = {}
-        self.edges: list[Edge] = []
-        self._known: set[Edge] = set()
+        #: The walk in each direction that was asked for.
+        self.sides = sides
+        self.details = details
 
-    def add(self, node: Node, depth: int) -> bool:
-        """Whether the node is new."""
-        if node.id in self.nodes:
-            return False
-        self.nodes[node.id] = node
-        self.depths[node.id] = depth
-        return True
+    @property
+    def roots(self) -> list[str]:
+        return list(dict.fromkeys(root for side in self.sides.values() for root in side.root_ids()))
 
-    def connect(self, edge: Edge) -> None:
-        if edge not in self._known:
-            self._known.add(edge)
-            self.edges.append(edge)
+    @cached_property
+    def nodes(self) -> Any:
+        """An Arrow table of the nodes: the fields of `Node`, and `depth`.
 
-    def with_depth(self) -> Iterator[tuple[int, Node]]:
-        """Every node with its depth, roots first."""
-        for identity, node in sorted(self.nodes.items(), key=lambda item: self.depths[item[0]]):
-            yield self.depths[identity], node
+        `depth` is how many tasks lie between a node and the nearest root, itself included if it is one;
+        NULL for what is only the same content as a node.
+        """
+        import pyarrow as pa
+
+        kinds = {"depth": pa.int64(), "size_bytes": pa.int64()}
+        schema = pa.schema([(name, kinds.get(name, pa.string())) for name in ("depth", *Node._fields)])
+        rows = [{"depth": depth, **node._asdict()} for depth, node in self.with_depth()]
+        return pa.Table.from_pylist(rows, schema=schema)
+
+    @cached_property
+    def edges(self) -> Any:
+        """An Arrow table of the edges: the fields of `Edge`."""
+        import pyarrow as pa
+
+        schema = pa.schema(
+            [(name, pa.int64() if name == "item_index" else pa.string()) for name in Edge._fields]
+        )
+        columns = zip(*self.links(), strict=True) if self.links() else ((),) * len(Edge._fields)
+        return pa.table([pa.array(c, f.type) for c, f in zip(columns, schema, strict=True)], schema=schema)
+
+    def with_depth(self) -> Iterator[tuple[int | None, Node]]:
+        """Every node with its depth, roots first; last those that are the same content as one of them."""
+        depths: dict[tuple[Any, ...], int] = {}
+        for side in self.sides.values():
+            for key, depth in side.depths():
+                depths[key] = min(depth, depths.get(key, depth))
+        sizes = {key: size for side in self.sides.values() for key, size in side.sizes.items()}
+        facts = self.details.facts(depths)
+        for key, depth in sorted(depths.items(), key=_in_order):
+            fact = Fact(size_bytes=sizes.get(key)) if isinstance(key, External) else facts.get(key)
+            yield depth, _node_of(key, fact)
+        for twin in self._others(depths):
+            yield None, _node_of(twin.key, Fact(twin.digest, twin.size_bytes))
+
+    def links(self) -> list[Edge]:
+        """Every edge, each once."""
+        found: dict[Edge, None] = {}
+        for side in self.sides.values():
+            for bundle in side.bundles:
+                for reader, maker, item in bundle.pairs():
+                    source = f"{bundle.reader}/{reader}"
+                    found[Edge("used", source, f"{bundle.maker}/{maker}/{bundle.name}", item)] = None
+            for touch, external in side.reads:
+                source = f"{touch.place}/{touch.task_id}" + (f"/{touch.parameter}" if touch.parameter else "")
+                found[Edge("used", source, external.id)] = None
+            for place, name, task in side.generated():
+                found[Edge("generated_by", f"{place}/{task}/{name}", f"{place}/{task}")] = None
+            for touch, external in side.writes:
+                found[Edge("generated_by", external.id, f"{touch.place}/{touch.task_id}")] = None
+        for twin in self.same:
+            found[Edge("same_content", _id_of(twin.of), _id_of(twin.key))] = None
+        return list(found)
+
+    @cached_property
+    def same(self) -> list[Twin]:
+        """Equal contents recorded elsewhere, of the roots and of what is external; of all that was walked
+        through where the walk was to follow them."""
+        from weft.lineage.same import twins_of
+
+        followed = [twin for side in self.sides.values() for twin in side.same]
+        return list(dict.fromkeys([*followed, *twins_of(self.details, self.sides.values())]))
+
+    def _others(self, known: dict[tuple[Any, ...], int]) -> list[Twin]:
+        """One for each place that has the content of a node and is none itself."""
+        return list({twin.key: twin for twin in self.same if twin.key not in known}.values())
+
+    def cycle(self) -> list[str]:
+        """Tasks that were each made from the next, and the last from the first; empty where all is well.
+
+        No run can make one: it takes records that were damaged or made up, merged with others.
+        """
+        from weft.lineage.cycles import find_cycle
+
+        return find_cycle([bundle for side in self.sides.values() for bundle in side.bundles])
+
+    def radius(self) -> dict[str, int]:
+        """How much was found: `artifacts`, `tasks`, `externals`, `runs`, `flows`; the roots do not count, and
+        in both directions only what was made from them does.
+
+        `reusing_runs` are runs that reuse a task of these and are none of them.
+        """
+        from weft.lineage.radius import radius_of
+
+        return radius_of(self)
 
     def document(self) -> dict[str, Any]:
         """The graph as plain JSON values."""
+        from weft.lineage.groups import groups_of
+
         return {
             "target": self.target,
             "direction": self.direction,
             "roots": self.roots,
+            "radius": self.radius(),
+            "cycle": self.cycle(),
+            "groups": [group.document() for group in groups_of(self)],
             "nodes": [{"depth": depth, **node._asdict()} for depth, node in self.with_depth()],
-            "edges": [edge._asdict() for edge in self.edges],
+            "edges": [edge._asdict() for edge in self.links()],
         }
 
     def tree(self) -> str:
@@ -110,18 +192,20 @@ class Graph:
 
     def dot(self) -> str:
         """For Graphviz."""
-        from weft.lineage.drawing import draw_dot
+        from weft.lineage.pictures import draw_dot
 
         return draw_dot(self)
 
     def mermaid(self) -> str:
         """For Markdown."""
-        from weft.lineage.drawing import draw_mermaid
+        from weft.lineage.pictures import draw_mermaid
 
         return draw_mermaid(self)
 
     def __repr__(self) -> str:
-        return f"<Graph of {self.target}: {len(self.nodes)} nodes, {len(self.edges)} edges>"
+        nodes = len({key for side in self.sides.values() for key, _ in side.depths()})
+        edges = sum(side.edge_count() for side in self.sides.values())
+        return f"<Graph of {self.target}: {nodes} nodes, {edges} edges>"
 
     def __str__(self) -> str:
         return self.tree()
@@ -131,137 +215,46 @@ class Graph:
 
         return f"<pre>{escape(self.tree())}</pre>"
 
-
-def trace(store: Answers, target: str, direction: str = "up", depth: int | None = None) -> Graph:
-    """Walk from `target`; see `Store.lineage`. Each level asks for the rows of whole runs, never for a task's.
-
-    Raises: NotFound, UsageError.
-    """
-    from weft.lineage.errors import UsageError
-
-    if direction not in ("up", "down", "both"):
-        raise UsageError(f"{direction!r} is no direction. Give up, down or both.")
-    if depth is not None and depth < 0:
-        raise UsageError(f"A depth of {depth} means nothing. Give 0 or more.")
-    walk = _Walk(store, Graph(target, direction), depth)
-    roots = find_roots(store, walk.records, target, direction)
-    for task, name in roots.artifacts:
-        walk.root(walk.artifact(task, name))
-    for task in roots.tasks:
-        walk.root(walk.task(task))
-    for uri in roots.uris:
-        walk.root(Node(uri, "external"))
-    if direction != "down":
-        walk.up()
-    if direction != "up":
-        walk.down()
-    return walk.graph
+    def _repr_mimebundle_(self, include: Any = None, exclude: Any = None) -> dict[str, str]:
+        """Notebooks that know Mermaid draw the graph, others show the tree."""
+        return {
+            "text/plain": self.tree(),
+            "text/html": self._repr_html_(),
+            "text/vnd.mermaid": self.mermaid(),
+        }
 
 
-class _Walk:
-    """One walk, level by level."""
+def _in_order(item: tuple[tuple[Any, ...], int]) -> tuple[object, ...]:
+    """By depth, then by step, then as people count."""
+    key, depth = item
+    if isinstance(key, External):
+        return (depth, ("",), 0, key.id, "")
+    place, task_id, *name = key
+    return (depth, tuple(place), len(task_id), task_id, *name)
 
-    def __init__(self, store: Answers, graph: Graph, depth: int | None) -> None:
-        self.records = Records(store)
-        self.graph = graph
-        self._depth = depth
 
-    def root(self, node: Node) -> None:
-        if self.graph.add(node, 0):
-            self.graph.roots.append(node.id)
+def _id_of(key: tuple[Any, ...]) -> str:
+    """The id of a node: of a task (place, task), an artifact (place, task, name) or something external."""
+    return key.id if isinstance(key, External) else "/".join(map(str, key))
 
-    def artifact(self, task: str, name: str) -> Node:
-        """The node of an artifact that `task` saved."""
-        flow, run_id, step, task_id = task.split("/")
-        saved = self.records.saved(task).get(name)
-        digest, type_name, value = (None, None, None) if saved is None else saved
-        return Node(f"{task}/{name}", "artifact", flow, run_id, step, task_id, name, digest, type_name, value)
 
-    def task(self, task: str) -> Node:
-        flow, run_id, step, task_id = task.split("/")
-        return Node(task, "task", flow, run_id, step, task_id, status=self.records.status(task))
-
-    def up(self) -> None:
-        frontier = [self.graph.nodes[root] for root in self.graph.roots]
-        depth = 0
-        while frontier and (self._depth is None or depth < self._depth):
-            depth += 1
-            frontier = self._level_up(frontier, depth)
-
-    def down(self) -> None:
-        frontier = [self.graph.nodes[root] for root in self.graph.roots]
-        depth = 0
-        while frontier and (self._depth is None or depth < self._depth):
-            depth += 1
-            frontier = self._level_down(frontier, depth)
-
-    def _level_up(self, frontier: list[Node], depth: int) -> list[Node]:
-        """The makers of these nodes, and what they read."""
-        self.records.load(node.task for node in frontier)
-        makers: dict[str, None] = {}
-        for node in frontier:
-            is_external = node.kind == "external"
-            tasks = self.records.external(node.id, "write") if is_external else [node.task or ""]
-            for task in tasks:
-                if not task.endswith("/_parameters/0"):
-                    makers.setdefault(task)
-                    if node.id != task:
-                        self.graph.connect(Edge("generated_by", node.id, task))
-        self.records.load(makers)
-        found = []
-        reads = {task: self.records.reads(task) for task in makers}
-        self.records.load(read.producer for listed in reads.values() for read in listed)
-        for task, listed in reads.items():
-            self.graph.add(self.task(task), depth)
-            for read in listed:
-                owner = self.records.owner(read.producer, read.name)
-                node = self.artifact(owner, read.name)
-                self.graph.connect(Edge("used", task, node.id, read.item_index))
-                if self.graph.add(node, depth):
-                    found.append(node)
-            for uri, way in self.records.touched(task):
-                if way == "read":
-                    node = Node(uri, "external")
-                    self.graph.connect(Edge("used", task, uri))
-                    if self.graph.add(node, depth):
-                        found.append(node)
-        return found
-
-    def _level_down(self, frontier: list[Node], depth: int) -> list[Node]:
-        """The tasks that read these nodes, and what they wrote."""
-        readers = {node.id: None for node in frontier if node.kind == "task"}
-        for node in frontier:
-            if node.kind == "external":
-                for task in self.records.external(node.id, "read"):
-                    readers.setdefault(task)
-                    self.graph.connect(Edge("used", task, node.id))
-        artifacts = {(node.task or "", node.name or "") for node in frontier if node.kind == "artifact"}
-        for task, owner, name, item_index in self._readers(artifacts):
-            readers.setdefault(task)
-            self.graph.connect(Edge("used", task, f"{owner}/{name}", item_index))
-        self.records.load(readers)
-        found = []
-        for task in readers:
-            self.graph.add(self.task(task), depth)
-            for name in self.records.saved(task):
-                node = self.artifact(task, name)
-                self.graph.connect(Edge("generated_by", node.id, task))
-                if self.graph.add(node, depth):
-                    found.append(node)
-            for uri, way in self.records.touched(task):
-                if way == "write":
-                    node = Node(uri, "external")
-                    self.graph.connect(Edge("generated_by", uri, task))
-                    if self.graph.add(node, depth):
-                        found.append(node)
-        return found
-
-    def _readers(self, artifacts: Iterable[tuple[str, str]]) -> Iterator[tuple[str, str, str, int | None]]:
-        """(reading task, owner, name, item index) of the reads of these artifacts, in any run."""
-        wanted = set(artifacts)
-        rows = self.records.readers({task for task, _ in wanted})
-        self.records.load(producer for _, producer, _, _ in rows)
-        for task, producer, name, item_index in rows:
-            owner = self.records.owner(producer, name)
-            if (owner, name) in wanted:
-                yield task, owner, name, item_index
+def _node_of(key: tuple[Any, ...], fact: Fact | None) -> Node:
+    if isinstance(key, External):
+        digest = "sha256:" + key.content.hex() if isinstance(key.content, bytes) else None
+        return Node(key.id, "external", name=key.uri, digest=digest, size_bytes=fact and fact.size_bytes)
+    place, task_id, *name = key
+    assert isinstance(place, Place)
+    if not name:
+        return Node(_id_of(key), "task", *place, task_id, status=fact and fact.status)
+    known = fact or Fact()
+    return Node(
+        _id_of(key),
+        "artifact",
+        *place,
+        task_id,
+        name[0],
+        known.digest,
+        known.size_bytes,
+        known.type,
+        known.value,
+    )

@@ -1,15 +1,15 @@
-"""What tasks read, saved and passed on, fetched from the views for whole runs at once."""
+"""What tasks saved and passed on, and what they see of it, fetched from the views for whole runs at once."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Iterable
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from weft.lineage.answers import Answers
 
-__all__ = ["PARAMETERS", "Read", "Records"]
+__all__ = ["PARAMETERS", "Records"]
 
 #: The pseudo task whose artifacts are the parameters and constants of a run.
 PARAMETERS = "_parameters/0"
@@ -23,39 +23,27 @@ _OF_RUNS = (
 )
 
 
-class Read(NamedTuple):
-    """One artifact that a task read; `producer` is the pathspec recorded with it."""
-
-    name: str
-    producer: str
-    digest: str | None
-    item_index: int | None
-
-
 class _Task:
     """One task as the walk needs it. `origin` is the task it stands for."""
 
-    __slots__ = ("levels", "merged", "origin", "parents", "reads", "saved", "status", "touched")
+    __slots__ = ("levels", "merged", "origin", "parents", "saved", "status")
 
     def __init__(self, status: str | None = None) -> None:
         self.status = status
         self.origin: str | None = None
         self.parents: list[str] = []
         self.levels = 0
-        self.reads: dict[Read, None] = {}
         #: digest, type and preview by name
         self.saved: dict[str, tuple[str | None, str | None, str | None]] = {}
         #: the producer by name
         self.merged: dict[str, str] = {}
-        self.touched: dict[tuple[str, str], None] = {}
 
 
 class Records:
-    """The tasks of the runs that were loaded, by pathspec; what they read only where `with_reads` asks for it."""
+    """The tasks of the runs that were loaded, by pathspec."""
 
-    def __init__(self, store: Answers, with_reads: bool = True) -> None:
+    def __init__(self, store: Answers) -> None:
         self._store = store
-        self._with_reads = with_reads
         self._runs: set[tuple[str, str]] = set()
         self._tasks: dict[str, _Task] = {}
 
@@ -92,13 +80,6 @@ class Records:
         """Digest, type and preview of what a task saved itself, by name."""
         return self._of(task).saved
 
-    def reads(self, task: str) -> list[Read]:
-        return list(self._of(task).reads)
-
-    def touched(self, task: str) -> list[tuple[str, str]]:
-        """(URI, "read" or "write") of what lies outside the store."""
-        return list(self._of(task).touched)
-
     def origin(self, task: str) -> str:
         """The task that really ran."""
         return self._of(task).origin or task
@@ -132,36 +113,6 @@ class Records:
             self.load([moved])
             here = moved
         return self.origin(here)
-
-    def external(self, uri: str, way: str) -> list[str]:
-        """The tasks that read or wrote something outside the store."""
-        rows = self._store.rows(
-            "select distinct flow || '/' || run_id || '/' || step || '/' || task_id from external_uses "
-            "where uri = ? and direction = ? and origin_pathspec is null",
-            [uri, way],
-        )
-        return sorted(row[0] for row in rows)
-
-    def readers(self, tasks: set[str]) -> list[tuple[str, str, str, int | None]]:
-        """(task, producer, name, item index) of each read whose recorded producer is one of these, or stands for it."""
-        if not tasks:
-            return []
-        rows = self._store.rows(
-            """
-            with wanted as (
-                select unnest(?::VARCHAR[]) as pathspec
-            ), names as (
-                select pathspec from wanted
-                union select t.pathspec from tasks t join wanted w on t.origin_pathspec = w.pathspec
-            )
-            select distinct flow || '/' || run_id || '/' || step || '/' || task_id, producer_pathspec, name, item_index
-            from artifact_uses where origin_pathspec is null and not is_absent
-                and producer_pathspec in (select pathspec from names)
-            order by all
-            """,
-            [sorted(tasks)],
-        )
-        return [(row[0], row[1], row[2], row[3]) for row in rows]
 
     def _of(self, task: str) -> _Task:
         return self._tasks.get(task) or _Task()
@@ -200,8 +151,6 @@ class Records:
             params,
         ):
             self._tasks.setdefault(task, _Task()).merged[name] = producer
-        if self._with_reads:
-            self._fetch_reads(params)
 
     def _fetch_tasks(self, params: list[list[str]]) -> None:
         for row in self._store.rows(
@@ -212,21 +161,6 @@ class Records:
             params,
         ):
             self._add_task(*row)
-
-    def _fetch_reads(self, params: list[list[str]]) -> None:
-        for task, name, digest, item_index, producer in self._store.rows(
-            f"select distinct {_PATH}, v.name, v.digest, v.item_index, v.producer_pathspec "
-            f"from {_OF_RUNS.format('artifact_uses')} where not v.is_absent and v.origin_pathspec is null "
-            "and v.producer_pathspec is not null order by all",
-            params,
-        ):
-            self._tasks.setdefault(task, _Task()).reads[Read(name, producer, digest, item_index)] = None
-        for task, uri, way in self._store.rows(
-            f"select distinct {_PATH}, v.uri, v.direction from {_OF_RUNS.format('external_uses')} "
-            "where v.origin_pathspec is null order by all",
-            params,
-        ):
-            self._tasks.setdefault(task, _Task()).touched[uri, way] = None
 
     def _add_task(
         self, task: str, status: str, parents: str | None, levels: str | None, origin: str | None

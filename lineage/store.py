@@ -93,6 +93,11 @@ class Store:
         with self._lock:
             return self._refreshed().rows(query, params)
 
+    def has_twins(self) -> bool:
+        """Whether two runs share a pathspec, which makes the second `id~2`."""
+        with self._lock:
+            return self._refreshed().has_twins()
+
     def events(
         self,
         since: str | datetime | None = None,
@@ -112,16 +117,20 @@ class Store:
         last = (self._moment_us(since), *place)
         return [event for event in events if (event.time_us, event.writer, event.seq) > last]
 
-    def lineage(self, target: str, direction: str = "up", depth: int | None = None) -> Graph:
+    def lineage(
+        self, target: str, direction: str = "up", depth: int | None = None, same_content: bool = False
+    ) -> Graph:
         """What `target` was made from ("up"), what was made from it ("down"), or "both".
 
-        `target` is a pathspec, a digest or the first digits of one, or a URI that a flow read or wrote.
+        `target` is a pathspec, a digest or the first digits of one, or a file or URI that a flow read or
+        wrote. With `same_content` the walk goes on from equal contents that were recorded elsewhere, too.
+        Ask the graph while the store is open: what it tells of its nodes is fetched when it is needed.
 
-        Raises: NotFound with near names.
+        Raises: NotFound with near names, UsageError for the first digits of several digests.
         """
-        from weft.lineage.edges import trace
+        from weft.lineage.walk import trace
 
-        return trace(self, target, direction, depth)
+        return trace(self, target, direction, depth, same_content)
 
     def diff(self, a: str, b: str) -> Diff:
         """What differs between two runs, `Flow/run` each, ordered by cause; of a flow alone its newest run.

@@ -1,12 +1,16 @@
-"""What people name when they ask for lineage: a pathspec, a digest or its first digits, or a URI."""
+"""What people name when they ask for lineage: a pathspec, a digest or its first digits, a file or a URI."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple
+import json
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-from weft.lineage.errors import NotFound
+from weft.lineage.errors import NotFound, UsageError
+from weft.lineage.external import normalized
 from weft.lineage.ids import Pathspec, parse_pathspec
 from weft.lineage.records import PARAMETERS, Records
+from weft.lineage.sides import External
+from weft.lineage.uses import Place
 
 if TYPE_CHECKING:
     from weft.lineage.answers import Answers
@@ -15,37 +19,62 @@ __all__ = ["Roots", "find_roots", "near"]
 
 _DIGEST_DIGITS_MIN = 6
 _DIGEST_DIGITS_MAX = 64
+_DIGITS_SHOWN = 12
 _NEAR_MAX = 3
+_CANDIDATES_MAX = 10
+#: URIs that are looked through for near names.
+_URIS_MAX = 10_000
+
+#: Rows that have a digest, with where they are, as one query for each kind.
+_WITH_DIGEST = """
+    select digest, flow, run_id, step, task_id, name, run_uid from raw.artifact_events
+    where kind = 'artifact_saved' and {0}
+    union select digest, flow, run_id, step, task_id, name, run_uid from raw.run_events
+    where kind = 'parameter_set' and {0}
+    union select digest, null, null, null, null, name, null from raw.use_events where kind = 'external_used' and {0}
+    order by all
+"""
 
 
 class Roots(NamedTuple):
-    """Where a walk begins: (task, name) of artifacts, tasks, and URIs."""
+    """Where a walk begins: artifacts as (place, task, name), tasks as (place, task), and what is external."""
 
-    artifacts: list[tuple[str, str]]
-    tasks: list[str]
-    uris: list[str]
+    artifacts: list[tuple[Place, str, str]]
+    tasks: list[tuple[Place, str]]
+    externals: list[External]
 
 
-def find_roots(store: Answers, records: Records, target: str, direction: str) -> Roots:
-    """Raises: NotFound with near names."""
-    if store.rows("select 1 from external_uses where uri = ? limit 1", [target]):
-        return Roots([], [], [target])
-    found = _by_digest(store, target)
-    if found:
-        return Roots(found, [], [])
+def find_roots(store: Answers, target: str, direction: str) -> Roots:
+    """Raises: NotFound with near names, UsageError for the first digits of several digests."""
     parts = target.split("/")
-    flows = [row[0] for row in store.rows("select distinct flow from runs")]
-    if parts[0] not in flows:
-        raise NotFound(_missing("artifact, run, digest or URI", target, "this store", parts[0], flows))
+    found = _saved_itself(store, parts)
+    if found is not None:
+        return found
+    is_flow = bool(parts[0]) and bool(
+        store.rows("select 1 from raw.run_events where flow = ? limit 1", parts[:1])
+    )
+    if not is_flow:
+        externals = _externals(store, target)
+        if externals:
+            return Roots([], [], externals)
+        found = _by_digest(store, target)
+        if found is not None:
+            return found
+        raise NotFound(_nothing(store, target, parts[0]))
     spec = parse_pathspec(target)
     if spec.run_id is None:
         newest = "select run_id from runs where flow = ? order by started_at desc limit 1"
         spec = spec._replace(run_id=store.rows(newest, [spec.flow])[0][0])
     assert spec.run_id is not None
+    if spec.step is None:
+        tasks = _tasks_of(store, spec.flow, spec.run_id)
+        if tasks:
+            return _of_run(spec.flow, spec.run_id, tasks, direction, store)
     _check_run(store, spec)
+    records = Records(store)
     records.load([f"{spec.flow}/{spec.run_id}/-/-"])
     if spec.step is None:
-        return _of_run(records, spec.flow, spec.run_id, direction)
+        return Roots([], [], [])
     return _in_step(records, spec, spec.step)
 
 
@@ -57,21 +86,100 @@ def near(wanted: str, names: list[str]) -> str:
     return f" Near names: {', '.join(listed)}." if listed else ""
 
 
+def _saved_itself(store: Answers, parts: list[str]) -> Roots | None:
+    """The artifact that is named in full, where its task saved it itself: this needs no other task."""
+    if len(parts) != 5 or "~" in parts[1] or store.has_twins():
+        return None
+    query = (
+        "select 1 from raw.artifact_events where kind = 'artifact_saved' and flow = ? and run_id = ? and step = ? "
+        "and task_id = ? and name = ? limit 1"
+    )
+    if not store.rows(query, parts):
+        return None
+    return Roots([(Place(*parts[:3]), parts[3], parts[4])], [], [])
+
+
 def _missing(noun: str, wanted: str, where: str, part: str, names: list[str]) -> str:
     return f"There is no {noun} {wanted} in {where}.{near(part, names)} `weft runs` lists what is recorded."
 
 
-def _by_digest(store: Answers, target: str) -> list[tuple[str, str]]:
+def _nothing(store: Answers, target: str, part: str) -> str:
+    flows = [row[0] for row in store.rows("select distinct flow from raw.run_events where flow is not null")]
+    query = f"select distinct name from raw.use_events where kind = 'external_used' limit {_URIS_MAX}"
+    uris = [row[0] for row in store.rows(query)]
+    looks_like_a_file = "." in part or target.startswith(("/", "~")) or "://" in target
+    names = uris if looks_like_a_file and uris else flows
+    wanted = normalized(target) if names is uris else part
+    return _missing("artifact, run, digest, file or URI", target, "this store", wanted, names)
+
+
+def _externals(store: Answers, target: str) -> list[External]:
+    """All contents that are recorded of a file or URI, or the one whose beginning follows an `@`."""
+    name, mark, wanted = target.rpartition("@")
+    choices = [(target, "")] + ([(name, wanted)] if mark and name else [])
+    for text, content in choices:
+        uris = sorted({text, normalized(text)})
+        rows = store.rows(
+            "select distinct name, digest, payload ->> '$.state' from raw.use_events where kind = 'external_used' "
+            f"and name in ({', '.join('?' for _ in uris)}) order by all",
+            uris,
+        )
+        found = [External(uri, state if digest is None else bytes(digest)) for uri, digest, state in rows]
+        chosen = [external for external in found if _begins(external, content)]
+        if chosen:
+            return chosen
+    return []
+
+
+def _begins(external: External, wanted: str) -> bool:
+    if not wanted:
+        return True
+    known = external.content
+    text = f"sha256:{known.hex()}" if isinstance(known, bytes) else known or ""
+    return text.startswith((wanted, f"sha256:{wanted}"))
+
+
+def _by_digest(store: Answers, target: str) -> Roots | None:
     digits = target.removeprefix("sha256:").lower()
     is_hex = all(digit in "0123456789abcdef" for digit in digits)
     if not is_hex or not _DIGEST_DIGITS_MIN <= len(digits) <= _DIGEST_DIGITS_MAX:
-        return []
-    rows = store.rows(
-        "select producer_pathspec, name from artifacts where starts_with(digest, ?) and origin_pathspec is null "
-        "order by created_at, pathspec",
-        [f"sha256:{digits}"],
+        return None
+    first = bytes.fromhex(digits.ljust(_DIGEST_DIGITS_MAX, "0"))
+    last = bytes.fromhex(digits.ljust(_DIGEST_DIGITS_MAX, "f"))
+    # Equality is what the Bloom filters of segments are for.
+    condition, params = (
+        ("digest = ?", [first]) if first == last else ("digest between ? and ?", [first, last])
     )
-    return [(row[0], row[1]) for row in rows]
+    rows = store.rows(_WITH_DIGEST.format(condition), params * 3)
+    if not rows:
+        return None
+    digests = sorted({bytes(row[0]) for row in rows})
+    if len(digests) > 1:
+        raise UsageError(_ambiguous(target, digests, rows))
+    shown = _shown_ids(store, rows)
+    artifacts = [
+        (Place(flow, shown.get(bytes(uid), run_id), step), task_id, name)
+        for _, flow, run_id, step, task_id, name, uid in rows
+        if flow is not None
+    ]
+    return Roots(artifacts, [], [External(row[5], bytes(row[0])) for row in rows if row[1] is None])
+
+
+def _ambiguous(target: str, digests: list[bytes], rows: list[tuple[Any, ...]]) -> str:
+    places = {bytes(row[0]): "/".join(part for part in row[1:6] if part) for row in reversed(rows)}
+    listed = [
+        f"sha256:{digest.hex()[:_DIGITS_SHOWN]} ({places[digest]})" for digest in digests[:_CANDIDATES_MAX]
+    ]
+    more = f" and {len(digests) - _CANDIDATES_MAX:,} more" if len(digests) > _CANDIDATES_MAX else ""
+    return f"{len(digests):,} digests begin with {target}: {', '.join(listed)}{more}. Give more digits."
+
+
+def _shown_ids(store: Answers, rows: list[tuple[Any, ...]]) -> dict[bytes, str]:
+    if not store.has_twins():
+        return {}
+    flows = sorted({row[1] for row in rows if row[1] is not None})
+    query = "select run_uid, run_id from fold.runs where list_contains(?::VARCHAR[], flow)"
+    return {bytes(uid): run_id for uid, run_id in store.rows(query, [flows])}
 
 
 def _check_run(store: Answers, spec: Pathspec) -> None:
@@ -80,16 +188,56 @@ def _check_run(store: Answers, spec: Pathspec) -> None:
         raise NotFound(_missing("run", f"{spec.flow}/{spec.run_id}", "this store", spec.run_id or "", runs))
 
 
-def _of_run(records: Records, flow: str, run_id: str, direction: str) -> Roots:
+_PARAMETERS = "select distinct name from raw.run_events where kind = 'parameter_set' and flow = ? and run_id = ? order by name"
+_TWIN_PARAMETERS = (
+    "select distinct e.name from raw.run_events e join fold.runs r using (run_uid) "
+    "where e.kind = 'parameter_set' and r.flow = ? and r.run_id = ? order by e.name"
+)
+
+#: A task of a run: (step, id), its parents, and the task it stands for.
+_Task = tuple[tuple[str, str], list[tuple[str, str]], tuple[Place, str] | None]
+
+
+def _tasks_of(store: Answers, flow: str, run_id: str) -> list[_Task]:
+    """The tasks of a run; none where it has none or shares its pathspec with another, which takes the long way."""
+    if store.has_twins():
+        return _twin_tasks(store, flow, run_id)
+    rows = store.rows(
+        "select step, task_id, payload ->> '$.parents', producer_flow, producer_run_id, producer_step, producer_task_id "
+        "from raw.task_events where kind in ('task_created', 'task_reused') and flow = ? and run_id = ? order by seq",
+        [flow, run_id],
+    )
+    return [_task(row) for row in rows]
+
+
+def _twin_tasks(store: Answers, flow: str, run_id: str) -> list[_Task]:
+    rows = store.rows(
+        "select e.step, e.task_id, e.payload ->> '$.parents', e.producer_flow, e.producer_run_id, e.producer_step, "
+        "e.producer_task_id from raw.task_events e join fold.runs r using (run_uid) "
+        "where e.kind in ('task_created', 'task_reused') and r.flow = ? and r.run_id = ? order by e.seq",
+        [flow, run_id],
+    )
+    return [_task(row) for row in rows]
+
+
+def _task(row: tuple[Any, ...]) -> _Task:
+    step, task_id, parents, origin_flow, origin_run, origin_step, origin_id = row
+    listed = [(str(parent), str(number)) for parent, number in json.loads(parents or "[]")]
+    origin = None if origin_flow is None else (Place(origin_flow, origin_run, origin_step), origin_id)
+    return (step, task_id), listed, origin
+
+
+def _of_run(flow: str, run_id: str, tasks: list[_Task], direction: str, store: Answers) -> Roots:
     """The last tasks of a run for what it was made from, the first for what was made from it."""
-    tasks = records.tasks_of(flow, run_id)
-    first = [task for task in tasks if not records.parents(task)]
-    inner = {parent for task in tasks for parent in records.parents(task)}
-    last = [task for task in tasks if task not in inner]
-    chosen = {"up": last, "down": first, "both": [*first, *last]}[direction]
-    parameters = f"{flow}/{run_id}/{PARAMETERS}"
-    artifacts = [] if direction == "up" else [(parameters, name) for name in records.saved(parameters)]
-    return Roots(artifacts, list(dict.fromkeys(records.origin(task) for task in chosen)), [])
+    inner = {parent for _, parents, _ in tasks for parent in parents}
+    chosen = [task for task in tasks if (not task[1] if direction == "down" else task[0] not in inner)]
+    really = [origin or (Place(flow, run_id, key[0]), key[1]) for key, _, origin in chosen]
+    artifacts: list[tuple[Place, str, str]] = []
+    if direction == "down":
+        step, task_id = PARAMETERS.split("/")
+        names = store.rows(_TWIN_PARAMETERS if store.has_twins() else _PARAMETERS, [flow, run_id])
+        artifacts = [(Place(flow, run_id, step), task_id, name) for (name,) in names]
+    return Roots(artifacts, list(dict.fromkeys(really)), [])
 
 
 def _in_step(records: Records, spec: Pathspec, step: str) -> Roots:
@@ -102,12 +250,12 @@ def _in_step(records: Records, spec: Pathspec, step: str) -> Roots:
         steps = sorted({task.split("/")[2] for task in records.tasks_of(spec.flow, spec.run_id or "")})
         raise NotFound(_missing("step", f"{run}/{step}", "that run", step, steps))
     if spec.task_id is None:
-        return Roots([], [records.origin(task) for task in tasks], [])
+        return Roots([], [_key(records.origin(task)) for task in tasks], [])
     task = f"{run}/{step}/{spec.task_id}"
     if task not in tasks:
         # Flow/run/step/name: the artifact of that name of every task of the step.
         named = [
-            (records.owner(path, spec.task_id), spec.task_id)
+            (*_key(records.owner(path, spec.task_id)), spec.task_id)
             for path in tasks
             if _sees(records, path, spec.task_id)
         ]
@@ -116,11 +264,16 @@ def _in_step(records: Records, spec: Pathspec, step: str) -> Roots:
         ids = [path.rpartition("/")[2] for path in tasks]
         raise NotFound(_missing("task or artifact", task, f"step {step}", spec.task_id, ids))
     if spec.name is None:
-        return Roots([], [records.origin(task)], [])
+        return Roots([], [_key(records.origin(task))], [])
     if not _sees(records, task, spec.name):
         names = sorted(records.visible(task))
         raise NotFound(_missing("artifact", str(spec), f"task {task}", spec.name, names))
-    return Roots([(records.owner(task, spec.name), spec.name)], [], [])
+    return Roots([(*_key(records.owner(task, spec.name)), spec.name)], [], [])
+
+
+def _key(task: str) -> tuple[Place, str]:
+    flow, run_id, step, task_id = task.split("/")
+    return Place(flow, run_id, step), task_id
 
 
 def _sees(records: Records, task: str, name: str) -> bool:

@@ -188,7 +188,7 @@ class Task(Recorded):
         return "".join(f"{text}\n" for _, text in self.loglines(stream))
 
     def _records(self) -> Records:
-        records = Records(self._store, with_reads=False)
+        records = Records(self._store)
         records.load([self.pathspec])
         return records
 

@@ -174,6 +174,11 @@ class Views:
                 f"The query gives more than {rows_max:,} rows. Raise --max-rows, or add a LIMIT or an aggregate."
             )
 
+    def has_twins(self) -> bool:
+        """Whether two runs share a pathspec."""
+        self._fold_for("")
+        return bool(self._has_twins)
+
     def discard(self, table: str) -> None:
         """Let go of a result; may be called from any thread, at any time."""
         self._discarded.append(table)

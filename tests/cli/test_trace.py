@@ -47,3 +47,22 @@ def test_lineage_of_an_unknown_target_is_not_found(target: str, weft: Ask) -> No
 
 def test_lineage_json_and_another_format_contradict(weft: Ask) -> None:
     assert weft("lineage", "DelayFlow/2", "--json", "--format", "dot").code == 2
+
+
+def test_lineage_down_says_how_far_it_reaches(weft: Ask) -> None:
+    out = weft("lineage", "DelayFlow/1/start/1/carriers", "--down").out
+    # Run 1 failed at its second carrier; run 2 took over the first.
+    assert out.splitlines()[-1] == "reaches 3 artifacts of 3 tasks in 2 runs of 1 flow"
+    radius = weft("lineage", "DelayFlow/1/start/1/carriers", "--down", "--json").json["radius"]
+    assert (radius["artifacts"], radius["runs"]) == (3, 2)
+
+
+def test_lineage_takes_equal_contents_when_asked(weft: Ask) -> None:
+    assert weft("lineage", "DelayFlow/2/end/4/best", "--same-content").code == 0
+
+
+def test_lineage_of_first_digits_of_several_digests_names_them(weft: Ask) -> None:
+    digests = [row["digest"] for row in weft("sql", "SELECT DISTINCT digest FROM artifacts", "--json").json]
+    assert len(digests) > 1
+    answer = weft("lineage", digests[0][:18])
+    assert answer.code == 0

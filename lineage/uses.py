@@ -1,0 +1,310 @@
+"""What the tasks of whole runs read and wrote, grouped: edges between two steps are one bundle, however many.
+
+A walk asks for runs, never for tasks, and each run once: one pruned scan of its reads gives them all. Only
+the last attempt of a task counts, which saved what the task left behind.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable, Iterator
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+if TYPE_CHECKING:
+    from weft.lineage.answers import Answers
+
+__all__ = ["Bundle", "Place", "Touch", "Uses"]
+
+
+class Place(NamedTuple):
+    """A step of a run: where tasks are that differ by their id only."""
+
+    flow: str
+    run_id: str
+    step: str
+
+    def __str__(self) -> str:
+        return "/".join(self)
+
+
+class Bundle(NamedTuple):
+    """Reads of artifacts of one name by tasks of one step, saved by tasks of one step.
+
+    `readers` and `makers` are task ids, either the same number of each, or one that stands for all.
+    `items` are the items read, one for each read, where they were items of a foreach list.
+    """
+
+    reader: Place
+    readers: tuple[str, ...]
+    maker: Place
+    makers: tuple[str, ...]
+    name: str
+    items: tuple[int | None, ...] | None = None
+
+    @property
+    def width(self) -> int:
+        """How many reads there are."""
+        return max(len(self.readers), len(self.makers))
+
+    def pairs(self) -> Iterator[tuple[str, str, int | None]]:
+        """(reader, maker, item) of each read."""
+        count = self.width
+        readers = self.readers * count if len(self.readers) == 1 else self.readers
+        makers = self.makers * count if len(self.makers) == 1 else self.makers
+        return zip(readers, makers, self.items or (None,) * count, strict=True)
+
+    def of_readers(self, wanted: set[str]) -> Bundle | None:
+        """What tasks among `wanted` read; None for nothing."""
+        if len(self.readers) == 1:
+            return self if self.readers[0] in wanted else None
+        return self if wanted.issuperset(self.readers) else self._only(wanted, 0)
+
+    def of_makers(self, wanted: set[str]) -> Bundle | None:
+        """What was read of tasks among `wanted`; None for nothing."""
+        if len(self.makers) == 1:
+            return self if self.makers[0] in wanted else None
+        return self if wanted.issuperset(self.makers) else self._only(wanted, 1)
+
+    def _only(self, wanted: set[str], side: int) -> Bundle | None:
+        kept = [pair for pair in self.pairs() if pair[side] in wanted]
+        if not kept:
+            return None
+        readers, makers, items = zip(*kept, strict=True)
+        return self._replace(readers=readers, makers=makers, items=None if self.items is None else items)
+
+
+class Touch(NamedTuple):
+    """Something external that a task read or wrote. `parameter` is the one that holds the path, if one does.
+
+    `state` stands for the content where it has no digest.
+    """
+
+    place: Place
+    task_id: str
+    uri: str
+    direction: str
+    digest: bytes | None
+    size_bytes: int | None
+    state: str | None
+    parameter: str | None
+
+    @property
+    def content(self) -> bytes | str | None:
+        """What tells the content apart; None when nothing is known of it."""
+        return self.digest or self.state
+
+
+class _Run:
+    """The reads of one run by the step of the reader and by that of the maker, and what it touched."""
+
+    __slots__ = ("by_maker", "by_reader", "touches")
+
+    def __init__(self) -> None:
+        self.by_reader: dict[str, list[Bundle]] = {}
+        self.by_maker: dict[Place, list[Bundle]] = {}
+        self.touches: dict[str, list[Touch]] = {}
+
+
+RunKey = tuple[str, str]
+
+_TWIN = re.compile(r"~\d+$")
+
+#: Runs that one query asks for.
+_RUNS_AT_ONCE = 500
+
+_LISTED = "case when min({0}) = max({0}) then [min({0})] else list({0}) end"
+
+_USES = f"""
+    select run_uid, flow, run_id, kind, step, attempt, name, producer_flow, producer_run_id, producer_step,
+        case when kind = 'external_used' then digest end as digest,
+        case when kind = 'external_used' then size_bytes end as size_bytes,
+        case when kind = 'external_used' then payload end as facts,
+        {_LISTED.format("task_id")} as readers, {_LISTED.format("producer_task_id")} as makers,
+        case when max(item_index) is not null then list(item_index) end as items
+    from raw.use_events
+    where {{}} and (kind = 'external_used' or (kind = 'artifact_used' and not coalesce(is_absent, false)))
+    group by all
+"""
+
+_RETRIED = """
+    select run_uid, step, task_id, max(attempt) from raw.task_events
+    where {} and attempt > 0 and kind <> 'retry_scheduled' group by all
+"""
+
+_SAVED = f"""
+    select run_uid, flow, run_id, step, coalesce(attempt, 0), name, {_LISTED.format("task_id")}
+    from {{}} where {{}} and kind = '{{}}' group by all
+"""
+
+
+class Uses:
+    """The runs that were asked for, as the walk needs them; run ids are those that views show."""
+
+    def __init__(self, store: Answers) -> None:
+        self._store = store
+        self._runs: dict[RunKey, _Run] = {}
+        #: Reads by other runs of what a run saved.
+        self._foreign: dict[RunKey, list[Bundle]] = {}
+        self._saved: dict[RunKey, dict[tuple[str, str], list[str]]] = {}
+        self._last: dict[tuple[Any, str, str], int] = {}
+        self._asked: set[RunKey] = set()
+        self._shown: dict[bytes, str] = {}
+        self._has_twins = store.has_twins()
+
+    def load(self, runs: Iterable[RunKey]) -> None:
+        """Fetch the reads of runs that were not asked for before."""
+        for keys in _batches(set(runs) - self._runs.keys()):
+            self._runs.update((key, _Run()) for key in keys)
+            for item in self._fetch(*self.condition(keys)):
+                place = item.place if isinstance(item, Touch) else item.reader
+                run = self._runs.get((place.flow, place.run_id))
+                # Flows and run ids are asked for apart, so a run may come that nobody wanted.
+                if run is None or (place.flow, place.run_id) not in keys:
+                    continue
+                if isinstance(item, Touch):
+                    run.touches.setdefault(place.step, []).append(item)
+                else:
+                    run.by_reader.setdefault(place.step, []).append(item)
+                    run.by_maker.setdefault(item.maker, []).append(item)
+
+    def read_by(self, place: Place, tasks: set[str]) -> Iterator[Bundle]:
+        """What tasks of a step read; their run is loaded."""
+        for bundle in self._runs[place.flow, place.run_id].by_reader.get(place.step, ()):
+            found = bundle.of_readers(tasks)
+            if found is not None:
+                yield found
+
+    def touched_by(self, place: Place, tasks: set[str]) -> Iterator[Touch]:
+        """What tasks of a step read and wrote outside the store; their run is loaded."""
+        for touch in self._runs[place.flow, place.run_id].touches.get(place.step, ()):
+            if touch.task_id in tasks:
+                yield touch
+
+    def load_readers(self, runs: Iterable[RunKey]) -> None:
+        """Fetch the reads, by any run, of what these runs saved."""
+        runs = set(runs)
+        self.load(runs)
+        for keys in _batches(runs - self._foreign.keys()):
+            self._foreign.update((key, []) for key in keys)
+            condition, params = self.condition(keys, "producer_flow", "producer_run_id")
+            condition += " and (flow <> producer_flow or run_id <> producer_run_id)"
+            for item in self._fetch(condition, params):
+                if isinstance(item, Bundle) and (item.maker.flow, item.maker.run_id) in keys:
+                    self._foreign[item.maker.flow, item.maker.run_id].append(item)
+
+    def readers_of(self, place: Place, tasks: set[str], name: str | None = None) -> Iterator[Bundle]:
+        """The reads of what tasks of a step saved, or only of one name; the readers of their run are loaded."""
+        key = (place.flow, place.run_id)
+        own = self._runs[key].by_maker.get(place, [])
+        for bundle in (*own, *(b for b in self._foreign[key] if b.maker == place)):
+            if name is None or bundle.name == name:
+                found = bundle.of_makers(tasks)
+                if found is not None:
+                    yield found
+
+    def saved_by(self, place: Place, tasks: set[str]) -> Iterator[tuple[str, set[str]]]:
+        """(name, ids) of what tasks of a step saved in their last attempt."""
+        key = (place.flow, place.run_id)
+        if key not in self._saved:
+            self._load_saved(key)
+        for (step, name), ids in self._saved[key].items():
+            if step == place.step and not tasks.isdisjoint(ids):
+                yield name, tasks.intersection(ids)
+
+    def touches_of(self, uris: Iterable[str], direction: str) -> list[Touch]:
+        """Who read or wrote something external, in any run."""
+        wanted = sorted(set(uris))
+        if not wanted:
+            return []
+        found = self._fetch(f"kind = 'external_used' and name in ({', '.join('?' for _ in wanted)})", wanted)
+        return [item for item in found if isinstance(item, Touch) and item.direction == direction]
+
+    def condition(
+        self, keys: Iterable[RunKey], flow: str = "flow", run_id: str = "run_id"
+    ) -> tuple[str, list[str]]:
+        """A WHERE clause for runs, by constants, so that files are pruned, and its parameters.
+
+        It may let through runs that were not meant: one of these flows with one of these ids.
+        """
+        raw = sorted({(name, _TWIN.sub("", shown) if self._has_twins else shown) for name, shown in keys})
+        flows = sorted({name for name, _ in raw})
+        marks = [", ".join("?" for _ in names) for names in (flows, raw)]
+        return f"{flow} in ({marks[0]}) and {run_id} in ({marks[1]})", [*flows, *(run for _, run in raw)]
+
+    def shown(self, uid: bytes, flow: str, run_id: str) -> str:
+        """The id under which a run is shown: two may share theirs after a merge."""
+        if not self._has_twins:
+            return run_id
+        if uid not in self._shown:
+            query = "select run_uid, run_id from fold.runs where flow = ?"
+            self._shown.update((bytes(row[0]), row[1]) for row in self._store.rows(query, [flow]))
+        return self._shown.get(bytes(uid), run_id)
+
+    def _fetch(self, condition: str, params: list[Any]) -> list[Bundle | Touch]:
+        """Bundles and touches of last attempts, those of one name and step one after the other."""
+        rows = self._store.rows(_USES.format(condition), params)
+        self._note_attempts({(row[1], self.shown(row[0], row[1], row[2])) for row in rows})
+        found: list[Bundle | Touch] = []
+        for uid, flow, run_id, kind, step, attempt, name, *more in rows:
+            maker_flow, maker_run, maker_step, digest, size_bytes, facts, readers, makers, items = more
+            shown = self.shown(uid, flow, run_id)
+            place = Place(flow, shown, step)
+            if kind == "external_used":
+                told = json.loads(facts or "{}")
+                known = None if digest is None else bytes(digest)
+                found += [
+                    Touch(place, task, name, told.get("direction", "read"), known, size_bytes,
+                          told.get("state"), told.get("parameter"))
+                    for task in readers if self._is_last(uid, step, task, attempt or 0)
+                ]  # fmt: skip
+            elif maker_step is not None:
+                is_own = (maker_flow, maker_run) == (flow, run_id)
+                maker = Place(maker_flow, shown if is_own else maker_run, maker_step)
+                bundle = Bundle(place, tuple(readers), maker, tuple(makers), name, items and tuple(items))
+                found += self._of_last_attempts(bundle, uid, attempt or 0)
+        found.sort(key=_order)
+        return found
+
+    def _of_last_attempts(self, bundle: Bundle, uid: bytes, attempt: int) -> list[Bundle]:
+        if not self._last:
+            return [bundle]
+        step = bundle.reader.step
+        lasting = {task for task in bundle.readers if self._is_last(uid, step, task, attempt)}
+        kept = bundle.of_readers(lasting)
+        return [] if kept is None else [kept]
+
+    def _is_last(self, uid: bytes, step: str, task_id: str, attempt: int) -> bool:
+        return self._last.get((bytes(uid), step, task_id), 0) <= attempt
+
+    def _note_attempts(self, keys: Iterable[RunKey]) -> None:
+        """Learn which tasks of these runs were tried again."""
+        for batch in _batches(set(keys) - self._asked):
+            self._asked.update(batch)
+            condition, params = self.condition(batch)
+            for uid, step, task_id, attempt in self._store.rows(_RETRIED.format(condition), params):
+                self._last[bytes(uid), step, task_id] = attempt
+
+    def _load_saved(self, key: RunKey) -> None:
+        saved: dict[tuple[str, str], list[str]] = {}
+        self._note_attempts([key])
+        condition, params = self.condition([key])
+        for table, kind in (("raw.artifact_events", "artifact_saved"), ("raw.run_events", "parameter_set")):
+            for row in self._store.rows(_SAVED.format(table, condition, kind), params):
+                uid, flow, run_id, step, attempt, name, ids = row
+                if self.shown(uid, flow, run_id) == key[1]:
+                    kept = [i for i in ids if self._is_last(uid, step, i, attempt)] if self._last else ids
+                    saved.setdefault((step, name), []).extend(kept)
+        self._saved[key] = dict(sorted(saved.items()))
+
+
+def _order(item: Bundle | Touch) -> tuple[object, ...]:
+    if isinstance(item, Touch):
+        return (item.place, item.uri, item.task_id)
+    return (item.reader, item.name, item.maker)
+
+
+def _batches(keys: set[RunKey]) -> Iterator[list[RunKey]]:
+    listed = sorted(keys)
+    for start in range(0, len(listed), _RUNS_AT_ONCE):
+        yield listed[start : start + _RUNS_AT_ONCE]
