@@ -39,6 +39,7 @@ __all__ = [
     "attempt_failed",
     "attempt_started",
     "attempt_succeeded",
+    "code_reached",
     "code_saved",
     "console_written",
     "external_used",
@@ -163,6 +164,7 @@ KINDS: dict[str, Kind] = {
     "artifact_used": Kind("use"),
     "external_used": Kind("use"),
     "console_written": Kind("console"),
+    "code_reached": Kind("other"),
     "journal_closed": Kind("other"),
 }
 
@@ -253,6 +255,18 @@ def code_saved(run: RunRef, digest: bytes, size_bytes: int, payload: Payload) ->
     (count), `skipped` (paths left out, with the reason).
     """
     return _of_run("code_saved", run, digest=digest, size_bytes=size_bytes, payload=payload)
+
+
+def code_reached(run: RunRef, payload: Payload) -> Event:
+    """What of the code each step of a run depends on.
+
+    Payload: `python` (major.minor), `modules` (names of the local ones), `parts` (label to digest), `packages`
+    (distribution to version), `every` (`digest`, `parts` and `packages` of all local modules together) and
+    `steps`: for each `digest`, `rule` ("reached" or "every module"), `reason` of the latter, `parts` (labels;
+    with "every module" those beside the parts of `every`) and `packages`. Only `problem` where it could not
+    be found out.
+    """
+    return _of_run("code_reached", run, payload=payload)
 
 
 def parameter_set(run: RunRef, name: str, content: Content, role: str) -> Event:
@@ -402,7 +416,7 @@ def attempt_succeeded(
 
     Payload: of the transition `next` (step names), and for a foreach `foreach` (the list's name) and
     `num_splits`; of the usage `duration_s`, `cpu_s`,
-    `max_rss_bytes`, as the worker measured them.
+    `max_rss_bytes`, as the worker measured them; `task_key` (hex), the digest of all the task depended on.
     """
     return _of_task("attempt_succeeded", task, attempt=attempt, payload={**transition, **usage}, epoch=epoch)
 
@@ -461,14 +475,17 @@ def artifact_used(
     digest: bytes | None,
     producer: Pathspec | None,
     item_index: int | None = None,
+    modules: list[str] | None = None,
 ) -> Event:
     """An attempt loaded an artifact, or looked one up that is not there (`digest` None: `is_absent`).
 
-    With `item_index` it is one item of the foreach list `name`, and `digest` is the item's own.
+    With `item_index` it is one item of the foreach list `name`, and `digest` is the item's own. Payload: for a
+    pickle `modules`, the local modules that it names.
     """
     return _of_task(
         "artifact_used",
         task,
+        payload=None if modules is None else {"modules": modules},
         attempt=attempt,
         name=name,
         digest=digest,

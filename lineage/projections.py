@@ -129,6 +129,7 @@ class RunState:
         "flow",
         "lease_us",
         "parameters",
+        "reached",
         "run_id",
         "run_uid",
         "started",
@@ -147,6 +148,7 @@ class RunState:
         self.status = "running"
         self.lease_us = 0
         self.code: Event | None = None
+        self.reached: Event | None = None
         self.parameters: dict[str, Event] = {}
         self.tags: dict[str, Event] = {}
         self.tasks: dict[tuple[str, str], TaskState] = {}
@@ -253,7 +255,9 @@ def _apply(run: RunState, event: Event) -> None:
     known = KINDS.get(event.kind)
     if known is None:
         return
-    if known.family == "run":
+    if event.kind == "code_reached":
+        run.reached = _believed(run.reached, event)
+    elif known.family == "run":
         _apply_to_run(run, event, known.fact)
     elif event.step is not None and event.task_id is not None and known.family in ("task", "artifact"):
         key = (event.step, event.task_id)

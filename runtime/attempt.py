@@ -14,7 +14,7 @@ from weft.lineage.events import Content, Event, Level, Payload
 from weft.lineage.ids import Pathspec, digest_from_text, parse_pathspec
 from weft.lineage.objects import Objects
 from weft.lineage.reads import ClientRead
-from weft.lineage.serializers import Dumped, dump, is_pickle
+from weft.lineage.serializers import Dumped, dump, is_pickle, load
 from weft.runtime.current import Running
 from weft.runtime.decorators import Catch, Decorator
 from weft.runtime.failures import (
@@ -29,7 +29,7 @@ from weft.runtime.flow import FlowSpec, bind, binding_of
 from weft.runtime.items import Item, dump_items
 from weft.runtime.merging import MergeRefused, merge_tables
 from weft.runtime.orders import InputOrder, RunContext, TaskOrder
-from weft.runtime.refs import Ref, Table, content_from, load_ref
+from weft.runtime.refs import Ref, Table, content_from, load_ref, read_ref
 from weft.runtime.surroundings import surroundings
 from weft.runtime.track import ExternalUses, Tracking, foreign_use
 from weft.runtime.transition import InvalidNextException, Transition
@@ -218,8 +218,12 @@ class Attempt(_View):
 
     def read(self, name: str, ref: Ref, item_index: int | None = None) -> Any:
         """Load a value and record that this attempt did."""
+        named: list[str] | None = None
         try:
-            value = load_ref(ref, self._objects)
+            if is_pickle(ref.serializer):
+                value, named = self._read_pickle(ref)
+            else:
+                value = load_ref(ref, self._objects)
         except NotFound as error:
             raise NotFound(
                 f"Artifact {ref.producer}/{name} cannot be loaded: {error} Or run step {ref.producer.step} again: "
@@ -228,9 +232,17 @@ class Attempt(_View):
         key = (ref.producer, name, item_index)
         if key not in self._reads:
             self._reads[key] = events.artifact_used(
-                self.order.task, self.order.attempt, name, ref.digest, ref.producer, item_index
+                self.order.task, self.order.attempt, name, ref.digest, ref.producer, item_index, named
             )
         return value
+
+    def _read_pickle(self, ref: Ref) -> tuple[Any, list[str]]:
+        """The value, and the local modules whose code came along with it."""
+        from weft.runtime.survey import local_names
+
+        data, path = read_ref(ref, self._objects)
+        value = load(ref.serializer, data, path)
+        return value, [name for name in local_names() if name.encode() in data]
 
     def record_absence(self, name: str) -> None:
         self._reads.setdefault(

@@ -101,7 +101,8 @@ def execute(
         ledger.reuse(plan.reused_in(run))
     context = _context(run, storage, settings, list(values[0]), ledger, graph, plan)
     try:
-        end = _scheduler(flow_class, ledger, context, objects, watcher, settings, launcher).run()
+        runner = _scheduler(flow_class, ledger, context, objects, watcher, settings, launcher)
+        end = runner.run(lambda: _learn_code(flow_class, ledger))
         ledger.record([events.run_ended(run, end.status, end.payload)])
     except BaseException:
         _close_quietly(journal)
@@ -120,6 +121,19 @@ def policies_of(flow_class: type[FlowSpec]) -> dict[str, Policy]:
             times, delay_s = (retry.times, retry.delay_s) if retry is not None else (0, 0.0)
             policies[step] = Policy(times, delay_s, is_catching)
     return policies
+
+
+def _learn_code(flow_class: type[FlowSpec], ledger: Ledger) -> None:
+    """Find out what of the code each step depends on, while the first task is at work."""
+    from weft.runtime.survey import survey
+
+    try:
+        code = survey(flow_class)
+    except Exception as error:  # noqa: BLE001  # a run does not fail for what a later one could have reused
+        problem = f"{type(error).__name__}: {error}"
+        ledger.record([events.code_reached(ledger.run, {"problem": problem})])
+    else:
+        ledger.know_code(code)
 
 
 def _launcher(settings: RunSettings, template: Template | None) -> Launcher | None:

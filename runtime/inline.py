@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, TextIO
 
@@ -46,9 +46,11 @@ class InlineRunner:
         self._is_interruptible = False
         self._is_interrupted = False
 
-    def run(self) -> EndRun:
-        """Run until everything has come to rest. Ctrl-C and SIGTERM cancel the run."""
+    def run(self, meanwhile: Callable[[], None]) -> EndRun:
+        """Run until everything has come to rest, after `meanwhile`. Ctrl-C and SIGTERM cancel the run."""
         import signal
+
+        meanwhile()
 
         before = {
             number: signal.signal(number, self._on_signal)

@@ -11,7 +11,7 @@ import _thread
 import heapq
 from collections import deque
 from collections.abc import Callable, Iterable
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from weft.lineage import clock, events
 from weft.lineage.events import Content, Event, Level, RunRef
@@ -31,6 +31,9 @@ from weft.runtime.machine import (
 )
 from weft.runtime.orders import Expected, InputOrder, TaskOrder
 from weft.runtime.refs import Ref, Table, ref_of
+
+if TYPE_CHECKING:
+    from weft.runtime.keys import FlowCode, Sight
 
 __all__ = ["Ledger", "ReusedTask"]
 
@@ -123,6 +126,8 @@ class Ledger:
         self.end: EndRun | None = None
         self.cancel_reason: str | None = None
         self.parameters: dict[str, Ref] = {}
+        self._code: FlowCode | None = None
+        self._parameter_digests: dict[str, bytes] = {}
         self._graph = graph
         self._machine = machine
         self._journal = journal
@@ -148,6 +153,7 @@ class Ledger:
         Raises: StoreUnavailable, then the run cannot go on.
         """
         self._split_items = {batch[-1].task_id or "": items} if items else {}
+        batch = self._with_key(batch)
         while batch:
             if self._sync is not None and self._journal.is_full:
                 self._sync.wait()  # It holds the file that is going to be closed.
@@ -160,6 +166,38 @@ class Ledger:
                     following += self._carry_out(command)
                 self._watch(event)
             batch = following
+
+    def know_code(self, code: FlowCode) -> None:
+        """Take in what of the code each step depends on; tasks that end after this have a key."""
+        self._code = code
+        self.record([events.code_reached(self.run, code.to_payload())])
+
+    def _with_key(self, batch: list[Event]) -> list[Event]:
+        """The batch that ends an attempt, with the key of the task that it finishes."""
+        if self._code is None or not batch or batch[-1].kind not in ("attempt_succeeded", "attempt_caught"):
+            return batch
+        from weft.runtime.keys import dependencies, task_key  # Off the way of the first task.
+
+        end = batch[-1]
+        reads = [e for e in batch if e.kind in ("artifact_used", "artifact_merged")]
+        code = self._code.of(end.step or "", reads)
+        if code is None:
+            return batch
+        sight = self._sight(self._rows[end.task_id or ""])
+        key = task_key(code, dependencies(reads, sight, code))
+        return [*batch[:-1], end._replace(payload={**(end.payload or {}), "task_key": key})]
+
+    def _sight(self, row: _TaskRow) -> Sight:
+        """What a task can see as it is created."""
+        from weft.runtime.keys import Input, Sight
+
+        inputs = None
+        table: Table = {}
+        if self._graph.steps[row.ref.step].kind == "join":
+            inputs = tuple(Input(p.ref.step, p.levels, p.items, p.table) for p in row.parents)
+        elif row.parents:
+            table = row.parents[0].table
+        return Sight(self._parameter_digests, row.levels, row.items, table, inputs)
 
     def reuse(self, tasks: Iterable[ReusedTask]) -> None:
         """Take in the tasks of an earlier run that stand in for this run's, in their order, as one batch."""
@@ -264,7 +302,8 @@ class Ledger:
             self._add_row(event, place)
         elif event.kind == "parameter_set":
             producer = Pathspec(self.run.flow, self.run.run_id, "_parameters", "0")
-            self.parameters[event.name or ""] = ref_of(event, producer, place)
+            ref = self.parameters[event.name or ""] = ref_of(event, producer, place)
+            self._parameter_digests[event.name or ""] = ref.digest
         elif event.kind == "attempt_started":
             self._rows[event.task_id or ""].own = {}  # What a failed attempt saved is not inherited.
         elif event.kind == "artifact_saved":

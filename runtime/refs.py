@@ -24,6 +24,7 @@ __all__ = [
     "content_of_dumped",
     "load_ref",
     "pack_tables",
+    "read_ref",
     "ref_of",
     "unpack_refs",
 ]
@@ -83,15 +84,20 @@ def load_ref(ref: Ref, objects: Objects) -> Any:
 
     Raises: NotFound when its object is missing, StoreDamaged when the bytes are not those of the digest.
     """
+    return load(ref.serializer, *read_ref(ref, objects))
+
+
+def read_ref(ref: Ref, objects: Objects) -> tuple[bytes, str | None]:
+    """The bytes, and the local file that holds exactly these, if there is one. Raises: as `load_ref`."""
     if ref.blob is not None:
-        return load(ref.serializer, ref.blob)
+        return ref.blob, None
     if ref.place is not None:
         event = read_event_at(*ref.place, b"")
         assert event.blob is not None, "a place is only kept for inline values"
-        return load(ref.serializer, event.blob)
+        return event.blob, None
     if ref.pack is not None:
-        return load(ref.serializer, objects.get_part(ref.pack, ref.pack_offset, ref.size_bytes, ref.digest))
-    return load(ref.serializer, objects.get(ref.digest), objects.path_of(ref.digest))
+        return objects.get_part(ref.pack, ref.pack_offset, ref.size_bytes, ref.digest), None
+    return objects.get(ref.digest), objects.path_of(ref.digest)
 
 
 def pack_tables(tables: Iterable[Table]) -> tuple[list[Any], list[dict[str, int]]]:

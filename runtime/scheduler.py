@@ -12,6 +12,7 @@ import os
 import selectors
 import signal
 from collections import deque
+from collections.abc import Callable
 from typing import Any, NamedTuple, Protocol
 
 from weft.lineage import clock, events
@@ -116,8 +117,10 @@ class Scheduler:
         self._renew_at_s = clock.monotonic_s() + _LEASE_RENEWAL_S
         self._wake_write = -1
 
-    def run(self) -> EndRun:
+    def run(self, meanwhile: Callable[[], None]) -> EndRun:
         """Run until everything has come to rest; the run's last event is recorded by the caller.
+
+        `meanwhile` is called once the first attempts are on their way, before anything they say is taken in.
 
         SIGINT, SIGTERM and SIGHUP cancel the run; a second one kills what is left at once.
         """
@@ -133,6 +136,8 @@ class Scheduler:
         for descriptor in (wake_read, *wakes):
             self._selector.register(descriptor, selectors.EVENT_READ)
         try:
+            self._turn()
+            meanwhile()
             while True:
                 self._turn()
                 if self._ledger.end is not None and not self._running:

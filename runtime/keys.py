@@ -1,0 +1,322 @@
+"""Task keys: all that a finished task depended on, code and reads, as one digest. Pure.
+
+A read is named by where a task finds it, not by the run that made it: the same step on the same values has
+the same key in every run. `dependencies` says what a task depended on from what it is recorded to have read,
+`look_up` what it would find there now.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any, NamedTuple
+
+from weft.lineage.events import Event, Level, Payload
+from weft.runtime.reach import EVERY_MODULE, FOREACH_STACK, FlowReach, StepReach
+from weft.runtime.refs import Table
+
+__all__ = [
+    "UNKNOWN",
+    "Dependency",
+    "FlowCode",
+    "Input",
+    "Sight",
+    "StepCode",
+    "dependencies",
+    "flow_code",
+    "flow_code_of",
+    "look_up",
+    "task_key",
+]
+
+#: Changes when keys are made otherwise: then none of the old ones equals a new one.
+_FORMAT = "weft-key/1"
+
+#: The digest of what is not known before a task has run.
+UNKNOWN = b"?"
+
+_PARAMETERS_STEP = "_parameters"
+
+
+class StepCode(NamedTuple):
+    """The code part of a step's keys: digests by label, and versions of the distributions it imports."""
+
+    digest: str
+    rule: str
+    reason: str | None
+    parts: dict[str, str]
+    packages: dict[str, str]
+
+
+class FlowCode(NamedTuple):
+    """The code parts of a flow's steps, and that of all its local modules together."""
+
+    python: str
+    steps: dict[str, StepCode]
+    every: StepCode
+    modules: tuple[str, ...]
+
+    def of(self, step: str, reads: Iterable[Event]) -> StepCode | None:
+        """The code that a task of `step` depended on. Objects in a pickle bring the code of their classes along."""
+        code = self.steps.get(step)
+        if code is None:
+            return None
+        named = [(e.name, e.payload["modules"]) for e in reads if e.payload and "modules" in e.payload]
+        if not named:
+            return code
+        ours = next(((name, found) for name, found in named if found), None)
+        if ours is None:
+            packages = {**self.every.packages, **code.packages}
+            return _step_code(self.python, code.rule, code.reason, code.parts, packages)
+        if code.rule == EVERY_MODULE:
+            return code
+        reason = f"artifact {ours[0]} is a pickle that names {', '.join(ours[1])}"
+        parts = {**self.every.parts, **code.parts}
+        return _step_code(self.python, EVERY_MODULE, reason, parts, self.every.packages)
+
+    def to_payload(self) -> Payload:
+        """Plain JSON values, for the event that records it."""
+        every_parts = dict(self.every.parts)
+        packages = dict(self.every.packages)
+        steps: dict[str, Any] = {}
+        for step, code in self.steps.items():
+            every_parts |= code.parts
+            packages |= code.packages
+            steps[step] = {"digest": code.digest, "rule": code.rule, "packages": sorted(code.packages)}
+            is_all = code.rule == EVERY_MODULE
+            listed = code.parts.keys() - self.every.parts.keys() if is_all else code.parts.keys()
+            steps[step]["parts"] = sorted(listed)
+            if code.reason is not None:
+                steps[step]["reason"] = code.reason
+        return {
+            "python": self.python,
+            "modules": list(self.modules),
+            "parts": every_parts,
+            "packages": packages,
+            "every": {
+                "digest": self.every.digest,
+                "parts": sorted(self.every.parts),
+                "packages": sorted(self.every.packages),
+            },
+            "steps": steps,
+        }
+
+
+class Input(NamedTuple):
+    """One input of a join: the branch's step, its foreach levels and items, and what it sees at its end."""
+
+    step: str
+    levels: tuple[Level, ...]
+    items: tuple[Any, ...]
+    table: Table
+
+
+class Sight(NamedTuple):
+    """What a task can see as it is created. `inputs` is None but for a join, which inherits no `table`."""
+
+    parameters: Mapping[str, bytes]
+    levels: tuple[Level, ...]
+    items: tuple[Any, ...]
+    table: Table
+    inputs: tuple[Input, ...] | None = None
+
+
+class Dependency(NamedTuple):
+    """One thing a task depended on: its kind, where it lies, and its name.
+
+    `place` counts inputs of a join and levels of foreach. Kinds: parameter, artifact, item, merged, and what is
+    no read but shows in a task's result: the inputs of a join, the names they have, the lengths of foreachs.
+    """
+
+    kind: str
+    place: tuple[int, ...]
+    name: str
+
+
+Dependencies = dict[Dependency, bytes | None]
+
+
+def flow_code(reach: FlowReach, versions: Mapping[str, Mapping[str, str]], python: str) -> FlowCode:
+    """`versions` gives for each module from elsewhere the distributions that brought it."""
+
+    def code_of(found: StepReach) -> StepCode:
+        packages = {name: v for module in sorted(found.modules) for name, v in versions[module].items()}
+        return _step_code(python, found.rule, found.reason, found.parts, packages)
+
+    steps = {step: code_of(found) for step, found in reach.steps.items()}
+    return FlowCode(python, steps, code_of(reach.every), reach.local)
+
+
+def flow_code_of(payload: Payload) -> FlowCode:
+    """The inverse of `FlowCode.to_payload`."""
+    parts, packages = payload["parts"], payload["packages"]
+    told = payload["every"]
+    every = StepCode(
+        told["digest"],
+        EVERY_MODULE,
+        None,
+        {label: parts[label] for label in told["parts"]},
+        {name: packages[name] for name in told["packages"]},
+    )
+    steps = {}
+    for step, code in payload["steps"].items():
+        listed = {label: parts[label] for label in code["parts"]}
+        whole = {**every.parts, **listed} if code["rule"] == EVERY_MODULE else listed
+        versions = {name: packages[name] for name in code["packages"]}
+        steps[step] = StepCode(code["digest"], code["rule"], code.get("reason"), whole, versions)
+    return FlowCode(payload["python"], steps, every, tuple(payload["modules"]))
+
+
+def _step_code(
+    python: str, rule: str, reason: str | None, parts: dict[str, str], packages: dict[str, str]
+) -> StepCode:
+    digest = _digest([_FORMAT, python, sorted(parts.items()), sorted(packages.items())]).hex()
+    return StepCode(digest, rule, reason, parts, packages)
+
+
+def task_key(code: StepCode, depends_on: Dependencies) -> str:
+    """The key as hex digits."""
+    reads = sorted(
+        [d.kind, list(d.place), d.name, None if v is None else v.hex()] for d, v in depends_on.items()
+    )
+    return _digest([_FORMAT, code.digest, reads]).hex()
+
+
+def dependencies(told: Iterable[Event], sight: Sight, code: StepCode | None) -> Dependencies:
+    """What a task depended on, from the reads and merges among the events of its attempt.
+
+    `sight` is what it saw. A read of something that it did not see there (by the client, of another run) is
+    named by the task that made it, and never changes.
+    """
+    found: Dependencies = {}
+    producers: dict[str, dict[tuple[Any, ...], list[int]]] = {}
+    is_merging = False
+    for event in told:
+        name = event.name or ""
+        if event.kind == "artifact_merged":
+            is_merging = True
+            found[Dependency("merged", (), name)] = event.digest
+        elif event.kind == "artifact_used":
+            for place in _places(event, name, sight, producers):
+                found[place] = event.digest
+    if sight.inputs is not None:
+        _note(found, Dependency("inputs", (), ""), sight)
+        if is_merging:
+            _note(found, Dependency("names", (), ""), sight)
+    if code is not None and FOREACH_STACK in code.parts:
+        _note(found, Dependency("lengths", (), ""), sight)
+    return found
+
+
+def look_up(dependency: Dependency, sight: Sight) -> bytes | None:
+    """The digest of what lies there now; None for nothing, `UNKNOWN` where a task has yet to run."""
+    kind, place, name = dependency
+    if kind == "parameter":
+        return sight.parameters.get(name)
+    if kind == "artifact":
+        return _artifact(name, place, sight)
+    if kind == "item":
+        return _item(place, name, sight)
+    if kind == "merged":
+        found = {i.table[name].digest for i in sight.inputs or () if name in i.table}
+        return found.pop() if len(found) == 1 else UNKNOWN if UNKNOWN in found else None
+    if kind == "inputs":
+        return _digest([branch.step for branch in sight.inputs or ()])
+    if kind == "names":
+        return _digest([sorted(branch.table) for branch in sight.inputs or ()])
+    assert kind == "lengths", kind
+    return _digest([level.num_splits for level in sight.levels])
+
+
+def _note(found: Dependencies, dependency: Dependency, sight: Sight) -> None:
+    found[dependency] = look_up(dependency, sight)
+
+
+def _artifact(name: str, place: tuple[int, ...], sight: Sight) -> bytes | None:
+    table = sight.table
+    if place:
+        inputs = sight.inputs or ()
+        if place[0] >= len(inputs):
+            return None
+        table = inputs[place[0]].table
+    ref = table.get(name)
+    return sight.parameters.get(name) if ref is None else ref.digest
+
+
+def _item(place: tuple[int, ...], name: str, sight: Sight) -> bytes | None:
+    levels, items = sight.levels, sight.items
+    if len(place) > 1:
+        inputs = sight.inputs or ()
+        if place[0] >= len(inputs):
+            return None
+        levels, items = inputs[place[0]].levels, inputs[place[0]].items
+    depth = place[-1]
+    if depth >= len(items) or levels[depth].var != name:
+        return None
+    digest: bytes = items[depth].digest
+    return digest
+
+
+def _places(
+    event: Event, name: str, sight: Sight, producers: dict[str, dict[tuple[Any, ...], list[int]]]
+) -> Iterator[Dependency]:
+    """Where a task found what it read; several places where one value could be seen in all of them."""
+    if event.producer_step == _PARAMETERS_STEP:
+        yield Dependency("parameter", (), name)
+        return
+    found = list(
+        _item_places(event, name, sight)
+        if event.item_index is not None
+        else _artifact_places(event, name, sight, producers)
+    )
+    if found:
+        yield from found
+    elif not event.is_absent:
+        maker = (
+            f"{event.producer_flow}/{event.producer_run_id}/{event.producer_step}/{event.producer_task_id}"
+        )
+        yield Dependency("elsewhere", (), f"{maker}/{name}")
+    else:
+        yield Dependency("artifact", (), name)
+
+
+def _artifact_places(
+    event: Event, name: str, sight: Sight, producers: dict[str, dict[tuple[Any, ...], list[int]]]
+) -> Iterator[Dependency]:
+    if sight.inputs is None:
+        ref = sight.table.get(name)
+        if (None if ref is None else ref.digest) == event.digest:
+            yield Dependency("artifact", (), name)
+        return
+    if name not in producers:
+        known: dict[tuple[Any, ...], list[int]] = {}
+        for position, branch in enumerate(sight.inputs):
+            ref = branch.table.get(name)
+            known.setdefault(() if ref is None else tuple(ref.producer[:4]), []).append(position)
+        producers[name] = known
+    maker = (event.producer_flow, event.producer_run_id, event.producer_step, event.producer_task_id)
+    for position in producers[name].get(() if event.is_absent else maker, ()):
+        yield Dependency("artifact", (position,), name)
+
+
+def _item_places(event: Event, name: str, sight: Sight) -> Iterator[Dependency]:
+    if sight.inputs is None:
+        for depth in _depths(event, name, sight.levels, sight.items):
+            yield Dependency("item", (depth,), name)
+        return
+    for position, branch in enumerate(sight.inputs):
+        for depth in _depths(event, name, branch.levels, branch.items):
+            yield Dependency("item", (position, depth), name)
+
+
+def _depths(event: Event, name: str, levels: tuple[Level, ...], items: tuple[Any, ...]) -> list[int]:
+    return [
+        depth
+        for depth, (level, item) in enumerate(zip(levels, items, strict=False))
+        if level.var == name and level.position == event.item_index and item.digest == event.digest
+    ]
+
+
+def _digest(value: Any) -> bytes:
+    return hashlib.sha256(json.dumps(value, ensure_ascii=False).encode("utf-8", "surrogatepass")).digest()
