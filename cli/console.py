@@ -42,6 +42,8 @@ def logs(session: Session, pathspec: str, stream: str | None, is_followed: bool,
     spec = parse_pathspec(pathspec)
     if spec.run_id is None:
         raise NotFound(f"{pathspec} names no run. Write {pathspec}/RUN; `weft runs` lists the runs.")
+    if is_followed:
+        session.check_is_now("What was printed by a moment grows no more, so there is nothing to follow.")
     with session.open() as store:
         show_console(store, spec, stream, is_followed, Output(is_json=is_json))
 

@@ -40,6 +40,8 @@ def log(
       weft log --run MyFlow/17 --kind attempt_failed
       weft log --follow --json
     """
+    if is_followed:
+        session.check_is_now("What was recorded by a moment grows no more, so there is nothing to follow.")
     query, params = _query(run, kinds, limit)
     output = Output(is_json=is_json)
     seen: set[str] = set()

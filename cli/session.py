@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import click
 
-from weft.lineage.errors import NotFound, WeftError
+from weft.lineage.errors import NotFound, UsageError, WeftError
 
 if TYPE_CHECKING:
     from weft.lineage.local import LocalStorage
@@ -34,10 +34,14 @@ class Session(NamedTuple):
     as_of: str | None
 
     def storage(self) -> LocalStorage:
-        """Where the store's bytes lie; none is ever created. Raises: NotFound, StoreError."""
+        """Where the store's bytes lie as they are now; none is ever created.
+
+        Raises: NotFound, StoreError; UsageError when a moment of the past is asked for.
+        """
         from weft.lineage.description import find_store, local_folder, read_description
         from weft.lineage.local import LocalStorage
 
+        self.check_is_now("This command deals with the files of the store as they are now.")
         root = self.store_url or find_store(os.getcwd(), os.environ)
         if root is None:
             raise NotFound(
@@ -46,6 +50,11 @@ class Session(NamedTuple):
         storage = LocalStorage(local_folder(root))
         read_description(storage)
         return storage
+
+    def check_is_now(self, reason: str) -> None:
+        """Raises: UsageError with the reason when a moment of the past is asked for."""
+        if self.as_of is not None:
+            raise UsageError(f"{reason} Leave out --as-of.")
 
     @contextmanager
     def open(self) -> Iterator[Store]:

@@ -29,6 +29,10 @@ class Answers(Protocol):
     @property
     def objects(self) -> Objects: ...
 
+    @property
+    def as_of_us(self) -> int | None:
+        """The moment that answers are of; None for now."""
+
     def rows(self, query: str, params: Any = None) -> list[tuple[Any, ...]]:
         """Rows of a query of weft's own over the views and what lies below them."""
 

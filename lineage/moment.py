@@ -9,7 +9,7 @@ from weft.lineage.errors import UsageError
 if TYPE_CHECKING:
     from datetime import datetime
 
-__all__ = ["event_id_of", "moment_us"]
+__all__ = ["event_id_of", "moment_us", "text_of_moment"]
 
 _WRITER_DIGITS = 32
 
@@ -41,3 +41,14 @@ def moment_us(moment: str | datetime) -> int:
             ) from None
     aware = moment.astimezone(UTC)
     return (aware - datetime(1970, 1, 1, tzinfo=UTC)) // timedelta(microseconds=1)
+
+
+def text_of_moment(time_us: int) -> str:
+    """A moment as `moment_us` reads it, in the local zone.
+
+    >>> moment_us(text_of_moment(1_700_000_000_123_456))
+    1700000000123456
+    """
+    from datetime import UTC, datetime, timedelta
+
+    return (datetime(1970, 1, 1, tzinfo=UTC) + timedelta(microseconds=time_us)).astimezone().isoformat()

@@ -8,6 +8,7 @@ from typing import Any, ClassVar, Self
 from weft.lineage.answers import Answers
 from weft.lineage.errors import NotFound, UsageError
 from weft.lineage.ids import parse_pathspec
+from weft.lineage.moment import text_of_moment
 from weft.lineage.targets import near
 
 __all__ = [
@@ -30,8 +31,8 @@ IN_NAMESPACE = (
 
 _namespace: str | None = None
 _classes: dict[int, type[Any]] = {}
-_stores: dict[str, Answers] = {}
-_open: Callable[[str | None], Answers] | None = None
+_stores: dict[tuple[str, int | None], Answers] = {}
+_open: Callable[[str | None, str | None], Answers] | None = None
 
 
 def namespace(tag: str | None) -> str | None:
@@ -45,14 +46,14 @@ def get_namespace() -> str | None:
     return _namespace
 
 
-def set_opener(opener: Callable[[str | None], Answers]) -> None:
-    """Say how a store is opened: the floor below cannot know."""
+def set_opener(opener: Callable[[str | None, str | None], Answers]) -> None:
+    """Say how a store is opened, by its URL and as of a moment: the floor below cannot know."""
     global _open
     _open = opener
 
 
-def default_store(url: str | None = None) -> Answers:
-    """The store at `url`, else that of the working folder; each is opened once. Raises: NotFound."""
+def default_store(url: str | None = None, as_of_us: int | None = None) -> Answers:
+    """The store at `url`, else that of the working folder; each is opened once for a moment. Raises: NotFound."""
     import os
 
     from weft.lineage.description import find_store
@@ -60,10 +61,11 @@ def default_store(url: str | None = None) -> Answers:
     assert _open is not None, "weft.lineage.store says how a store is opened"
     root = url or find_store(os.getcwd(), os.environ)
     if root is None:
-        return _open(None)
-    if root not in _stores:
-        _stores[root] = _open(root)
-    return _stores[root]
+        return _open(None, None)
+    key = (root, as_of_us)
+    if key not in _stores:
+        _stores[key] = _open(root, None if as_of_us is None else text_of_moment(as_of_us))
+    return _stores[key]
 
 
 class Recorded:
@@ -162,7 +164,7 @@ class Recorded:
         return hash(self._identity())
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return reopened, (self._LEVEL, self.pathspec, self._store.url)
+        return reopened, (self._LEVEL, self.pathspec, self._store.url, None, self._store.as_of_us)
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self.pathspec!r})"
@@ -173,7 +175,7 @@ class Recorded:
         return f"<code>{escape(repr(self))}</code>"
 
     def _identity(self) -> tuple[object, ...]:
-        return type(self).__name__, self.pathspec, self._store.url
+        return type(self).__name__, self.pathspec, self._store.url, self._store.as_of_us
 
     def _tags(self, kind: str) -> frozenset[str]:
         if self._LEVEL < 2:
@@ -207,7 +209,9 @@ class Recorded:
         return [str(row[0]) for row in self._store.rows(query, self._parts)]
 
 
-def reopened(level: int, pathspec: str, url: str, attempt: int | None = None) -> Any:
-    """Unpickle: the same object over the same store."""
+def reopened(
+    level: int, pathspec: str, url: str, attempt: int | None = None, as_of_us: int | None = None
+) -> Any:
+    """Unpickle: the same object over the same store, as of the same moment."""
     more = {} if attempt is None else {"attempt": attempt}
-    return _classes[level](pathspec, store=default_store(url), **more)
+    return _classes[level](pathspec, store=default_store(url, as_of_us), **more)

@@ -15,7 +15,7 @@ from weft.lineage.limits import Limits
 from weft.lineage.local import LocalStorage
 from weft.lineage.log import EventLog, Snapshot
 from weft.lineage.manifest import Piece
-from weft.lineage.moment import event_id_of, moment_us
+from weft.lineage.moment import event_id_of, moment_us, text_of_moment
 from weft.lineage.objects import Objects
 from weft.lineage.paths import JOURNALS, SEGMENTS
 from weft.lineage.recorded import set_opener
@@ -64,6 +64,7 @@ class Store:
         if as_of is not None:
             self.as_of_us = self._moment_us(as_of)
             self._views = None
+            self._check_had_begun(as_of)
 
     @property
     def url(self) -> str:
@@ -160,7 +161,7 @@ class Store:
         """The views as SQL text for any DuckDB, over the segments of this store."""
         with self._lock:
             self._refreshed()
-            return view_sql.ddl(self._sealed.queries)
+            return view_sql.ddl(self._sealed.queries, self.as_of_us)
 
     def run(self, pathspec: str) -> Run:
         """The run `Flow/run_id`, as a client object. Raises: NotFound."""
@@ -205,6 +206,17 @@ class Store:
         if found is None:
             raise NotFound(f"There is no event {moment} in {self.url}. `weft log` lists the ids.")
         return found
+
+    def _check_had_begun(self, as_of: str | datetime) -> None:
+        """Raises: NotFound, saying when the store began, for a moment before that."""
+        if self.rows("select 1 from raw.run_events limit 1"):
+            return
+        first = min((event.time_us for event in self._log.events(families=("run",))), default=None)
+        if first is not None:
+            raise NotFound(
+                f"Nothing was recorded in {self.url} at {as_of}: it began at {text_of_moment(first)}. "
+                "Name that moment or a later one."
+            )
 
     def _refreshed(self) -> Views:
         """The views over all that is there now."""

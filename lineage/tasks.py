@@ -213,7 +213,7 @@ class Task(Recorded):
         return (*super()._identity(), self._attempt)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return reopened, (self._LEVEL, self.pathspec, self._store.url, self._attempt)
+        return reopened, (self._LEVEL, self.pathspec, self._store.url, self._attempt, self._store.as_of_us)
 
 
 _OF_ATTEMPT = (
@@ -315,7 +315,7 @@ class DataArtifact(Recorded):
         return (*super()._identity(), self._attempt)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return reopened, (self._LEVEL, self.pathspec, self._store.url, self._attempt)
+        return reopened, (self._LEVEL, self.pathspec, self._store.url, self._attempt, self._store.as_of_us)
 
 
 class TaskData:

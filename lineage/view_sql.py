@@ -377,8 +377,8 @@ def within(spans: Spans) -> str:
     )
 
 
-def ddl(sealed: Mapping[str, str]) -> str:
-    """The views as a script for any DuckDB; `sealed` selects the events of each family."""
+def ddl(sealed: Mapping[str, str], as_of_us: int | None = None) -> str:
+    """The views as a script for any DuckDB; `sealed` selects the events of each family, up to `as_of_us` if given."""
     columns = ", ".join(f"null::{column.sql_type} as {column.name}" for column in COLUMNS)
     empty = f"select {columns} where false"
     lines = [
@@ -386,10 +386,12 @@ def ddl(sealed: Mapping[str, str]) -> str:
         "-- Not here: journals that are not sealed yet, checks of the files, and artifact().",
         "create schema if not exists raw; create schema if not exists fold;",
         "create or replace table raw.writers (writer BLOB, is_dead BOOLEAN);",
-        "create or replace view raw.clock as select epoch_us(now()::timestamp) as now_us;",
+        f"create or replace view raw.clock as select {as_of_us or 'epoch_us(now()::timestamp)'} as now_us;",
     ]
+    until = "" if as_of_us is None else f" where time_us <= {as_of_us}"
     lines += [
-        f"create or replace view raw.{family}_events as {sealed.get(family, empty)};" for family in FAMILIES
+        f"create or replace view raw.{family}_events as select * from ({sealed.get(family, empty)}){until};"
+        for family in FAMILIES
     ]
     lines += [f"create or replace view fold.{name} as {fold_sql(name, True).strip()};" for name in FOLDS]
     lines += [f"create or replace view {name} as {view_sql(name, True).strip()};" for name in VIEWS]

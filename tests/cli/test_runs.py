@@ -56,10 +56,6 @@ def test_condition_that_is_no_sql_is_refused(where: str, weft: Ask) -> None:
     assert answer.err.startswith("error: ")
 
 
-def test_as_of_before_the_first_run_shows_none(weft: Ask) -> None:
-    assert weft("--as-of", "2001-01-01", "runs", "--json").json == []
-
-
 def test_as_of_an_event_shows_what_was_known_then(weft: Ask) -> None:
     ended = weft("log", "--kind", "run_failed", "--json").out
     event_id = ended.split('"id": "')[1].split('"')[0]
