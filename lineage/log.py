@@ -12,7 +12,7 @@ from weft.lineage.compaction import CompactReport, compact_segments
 from weft.lineage.coverage import Coverage, uncovered_journals
 from weft.lineage.errors import NotFound, StoreUnavailable
 from weft.lineage.events import FAMILIES, Event, family_of
-from weft.lineage.journal import is_closed, is_writer_dead, parse_journal
+from weft.lineage.journal import is_closed, is_writer_dead, parse_journal, read_journal
 from weft.lineage.leftovers import LEFTOVER_S, remove_leftovers
 from weft.lineage.manifest import (
     Piece,
@@ -159,6 +159,19 @@ class EventLog:
             if name is not None and not is_writer_dead(self.storage, path):
                 found.add(name.writer)
         return found
+
+    def last_seq(self, writer: bytes) -> int:
+        """The last seq of a writer that is in the log; -1 when none is."""
+
+        def read() -> int:
+            found = [r.last_seq for segment in self.segments() for r in segment.ranges.of_writer(writer)]
+            for path in self.storage.list(JOURNALS):
+                name = journal_name(path)
+                if name is not None and name.writer == writer:
+                    found.append(read_journal(self.storage, path).last_seq)
+            return max(found, default=-1)
+
+        return self.at_rest(read)
 
     def seal(self, force: bool = False, grace_s: float | None = None) -> SealReport:
         """Seal closed journals and those of dead writers into segments, and remove what was sealed before.

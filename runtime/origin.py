@@ -30,10 +30,11 @@ def choose_origin(storage: Storage, flow: str, user: str, run_id: str | None) ->
     chosen = _newest(heads, flow, user) if run_id is None else _named(heads, flow, run_id)
     if chosen.status == "running":
         raise UsageError(_still_running(chosen, known[1]))
-    recorded = log.events(run_uid=chosen.run_uid)
+    # Asked before the events are read: a scheduler that says more meanwhile is not fenced off, but heard again.
+    last_seq = log.last_seq(chosen.writer) if chosen.writer is not None else -1
+    recorded = log.events(run_uid=chosen.run_uid, families=_FAMILIES)
     runs = fold(recorded, *known)
     last_time_us = recorded[-1].time_us if recorded else 0
-    last_seq = max((event.seq for event in recorded if event.writer == chosen.writer), default=-1)
     builds_on = {(chosen.flow, chosen.run_id)}
     while missing := _producers(recorded) - builds_on:
         builds_on |= missing

@@ -46,4 +46,4 @@ def test_run_whose_scheduler_is_gone_can_be_resumed_at_once_and_says_how_far_it_
     journal.append([events.tag_added(RUN, "late", "user")])
     journal.close()
     origin = choose_origin(storage, "MyFlow", "ada", None)
-    assert (origin.run.status, origin.last_seq, origin.run.writer) == ("lost", 2, journal.writer)
+    assert (origin.run.status, origin.last_seq, origin.run.writer) == ("lost", 3, journal.writer)
