@@ -36,6 +36,8 @@ COMMANDS = {
     "log": _Place("weft.cli.log", "Show the events themselves."),
     "verify": _Place("weft.cli.care", "Check every byte of the store against its checksums."),
     "compact": _Place("weft.cli.care", "Seal closed journals, and merge small segments into large ones."),
+    "push": _Place("weft.cli.transfer", "Send what another store lacks there."),
+    "pull": _Place("weft.cli.transfer", "Bring what another store has here."),
 }
 
 _EPILOG = """\b

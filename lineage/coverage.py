@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Iterator, Sequence
 
 from weft.lineage.codec import decode_frame, encode
-from weft.lineage.events import journal_closed
+from weft.lineage.events import Event, journal_closed
 from weft.lineage.paths import JournalName
 from weft.lineage.ranges import Ranges, Spans
 from weft.lineage.storage import Storage, StoredFile
 
-__all__ = ["Coverage", "uncovered_journals"]
+__all__ = ["Coverage", "Overlaps", "uncovered_journals"]
 
 
 class Coverage:
@@ -43,6 +43,36 @@ class Coverage:
     def holds_journal(self, writer: bytes, first_seq: int, size_bytes: int) -> bool:
         """Whether a range stands for just this journal, or for one that grew out of it."""
         return self._exact.get((writer, first_seq), -1) >= size_bytes
+
+
+class Overlaps:
+    """Takes each event of a writer once from files that come by writer and first seq.
+
+    Files of one writer overlap where copies of a store that got a live journal at different moments were merged.
+    """
+
+    __slots__ = ("_seqs", "_writer")
+
+    def __init__(self) -> None:
+        self._writer = b""
+        self._seqs: set[int] = set()
+
+    def lacks(self, name: JournalName, seqs: Sequence[int]) -> Collection[int]:
+        """Those of a file's seqs that came in no file before."""
+        if name.writer != self._writer:
+            self._writer = name.writer
+            self._seqs = set()
+        if not self._seqs:
+            self._seqs.update(seqs)
+            return seqs
+        new = set(seqs) - self._seqs
+        self._seqs |= new
+        return new
+
+    def events_once(self, name: JournalName, events: Iterable[Event]) -> Iterable[Event]:
+        told = list(events)
+        new = self.lacks(name, [event.seq for event in told])
+        return told if len(new) == len(told) else [event for event in told if event.seq in new]
 
 
 def uncovered_journals(

@@ -9,7 +9,7 @@ from weft.lineage import clock
 from weft.lineage.codec import event_of, read_rows
 from weft.lineage.collector import CollectorPause
 from weft.lineage.compaction import CompactReport, compact_segments
-from weft.lineage.coverage import Coverage, uncovered_journals
+from weft.lineage.coverage import Coverage, Overlaps, uncovered_journals
 from weft.lineage.errors import NotFound, StoreUnavailable
 from weft.lineage.events import FAMILIES, Event, family_of
 from weft.lineage.journal import is_closed, is_writer_dead, parse_journal, read_journal
@@ -260,12 +260,13 @@ class EventLog:
         # A value is stored in a frame as its plain bytes: a file without them is of no interest.
         needles = [text.encode("utf-8", "backslashreplace") for text in (flow, run_id) if text is not None]
         needles += [] if run_uid is None else [run_uid]
+        overlaps = Overlaps()
         for path, name in uncovered_journals(self.storage, journals, coverage):
             data = self.storage.get(path)
             if not all(needle in data for needle in needles):
                 continue
             sealed = coverage.spans(name.writer)
-            for event in upcast_all(_events_in(path, name, data)):
+            for event in upcast_all(overlaps.events_once(name, _events_in(path, name, data))):
                 if (
                     (run_uid is None or event.run_uid == run_uid)
                     and (run_id is None or event.run_id == run_id)

@@ -19,7 +19,7 @@ from weft.lineage import clock
 from weft.lineage.codec import read_rows
 from weft.lineage.collector import CollectorPause
 from weft.lineage.columns import Columns
-from weft.lineage.coverage import Coverage, uncovered_journals
+from weft.lineage.coverage import Coverage, Overlaps, uncovered_journals
 from weft.lineage.errors import NotFound, StoreConflict, StoreDamaged
 from weft.lineage.events import Event
 from weft.lineage.journal import is_closed, is_fence, is_writer_dead, parse_journal, read_journal
@@ -151,11 +151,16 @@ def _seal_batch(storage: Storage, batch: list[tuple[str, JournalName]], report: 
     ranges = []
     paths = []
     left_before = len(report.left)
+    overlaps = Overlaps()
     try:
         for path, name in batch:
             finished = _finished(storage, path, name, report)
             if finished is not None:
-                columns.add(name.writer, finished.rows)
+                new = overlaps.lacks(name, [row[0] for row in finished.rows])
+                is_new = len(new) == len(finished.rows)
+                columns.add(
+                    name.writer, finished.rows if is_new else [r for r in finished.rows if r[0] in new]
+                )
                 ranges.append(finished.range)
                 paths.append(path)
         if not paths:
