@@ -247,17 +247,25 @@ def _remove_unread(
     told: dict[tuple[bytes, int, int], bytes] = {
         r[:3]: r.running_hash for ranges in sound for r in ranges.of_writers(writers)
     }
+    doomed: list[SegmentFile] = []
     for segment in unread:
         if not all(coverage.holds(*r[:3]) for r in segment.ranges):
             continue
         if any(told.get(r[:3], r.running_hash) != r.running_hash for r in segment.ranges):
             report.left.append((_path_of(segment), "its events are elsewhere with other content"))
             continue
-        # The file with the ranges goes last: as long as any is there, it is known what they were.
-        for file in sorted(segment.files.values(), key=lambda file: file.footer.has_ranges):
-            storage.delete(file.path)
-            known.pop(file.path, None)
-            report.removed.append(file.path)
+        doomed += segment.files.values()
+    # The file with the ranges goes last: as long as any is there, it is known what they were. After a power
+    # loss, too: so the others are gone for good before it goes.
+    others = [file for file in doomed if not file.footer.has_ranges]
+    for file in [*others, *(file for file in doomed if file.footer.has_ranges)]:
+        if others and file.footer.has_ranges:
+            for folder in sorted({other.path.rpartition("/")[0] for other in others}):
+                storage.sync_folder(folder)
+            others = []
+        storage.delete(file.path)
+        known.pop(file.path, None)
+        report.removed.append(file.path)
 
 
 def _files_of(segments: Iterable[Segment]) -> list[SegmentFile]:

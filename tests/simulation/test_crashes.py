@@ -62,7 +62,7 @@ def _check_verified(world: World, storage: FaultyStorage) -> None:
 def _is_behind(world: World, storage: FaultyStorage, problem: Problem) -> bool:
     """Whether damage lies behind all that was acknowledged of a journal. No reader can tell that from bit rot."""
     return (
-        "reordered and garbage sectors" in storage.story
+        "reordered and garbage sectors" in storage.disk.story
         and problem.path.startswith(JOURNALS)
         and problem.offset is not None
         and problem.offset >= world.synced_bytes.get(problem.path, 0)

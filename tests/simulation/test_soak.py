@@ -89,9 +89,7 @@ import sys
 from weft.lineage.local import LocalStorage
 from weft.lineage.log import EventLog
 log = EventLog(LocalStorage(sys.argv[1]))
-log.seal(force=True, grace_s=float(sys.argv[2]))
-if hasattr(log, "compact"):
-    log.compact(grace_s=float(sys.argv[2]))
+log.tidy(is_whole=True, grace_s=float(sys.argv[2]))
 """
 
 _QUESTIONS: tuple[tuple[str, ...], ...] = (

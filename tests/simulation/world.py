@@ -100,7 +100,7 @@ class World:
 
 def tidy(log: EventLog) -> None:
     """Seal and remove, compact and write what is kept of folds: all that a log does by itself."""
-    log.seal(force=True, grace_s=_OLD)
+    log.tidy(is_whole=True, grace_s=_OLD)
 
 
 def contents(storage: Storage) -> dict[str, Content]:
