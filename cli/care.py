@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import click
 
 from weft.cli.format import escape_controls, format_bytes, format_count
@@ -9,37 +11,52 @@ from weft.cli.meter import Meter
 from weft.cli.output import Output
 from weft.cli.session import Session, json_option
 
+if TYPE_CHECKING:
+    from weft.lineage.verify import Problem
+
 __all__ = ["compact", "verify"]
 
 
 @click.command(short_help="Check every byte of the store against its checksums.")
+@click.option(
+    "--deep", "is_deep", is_flag=True, help="Also work out the hashes of sealed journals, and decode values."
+)
 @json_option
 @click.pass_obj
-def verify(session: Session, is_json: bool) -> int:
+def verify(session: Session, is_deep: bool, is_json: bool) -> int:
     """Check every byte of the store against its checksums.
 
-    Frames by CRC, segments and objects by sha256, and whether all that events name is there. Exit code
-    0: the store is sound; 1: damage, each finding with its file, its place and what to do. A torn end of
-    a journal (a process was killed while it wrote) was never acknowledged and is no damage.
+    Frames by CRC, segments and objects by sha256, and whether all that events name is there. With --deep
+    also the running hash of every journal that was sealed, from its events, and whether every value but
+    pickles can be decoded. Exit code 0: the store is sound; 1: damage, each finding with its file, its
+    place, what it affects and what to do. A torn end of a journal (a process was killed while it wrote)
+    was never acknowledged and is no damage; neither are temporary files of writes that were cut off.
 
     \b
     Examples:
       weft verify
-      weft --store /backup/.weft verify --json
+      weft --store /backup/.weft verify --deep --json
     """
     from weft.lineage.verify import verify as verify_storage
 
-    report = verify_storage(session.storage())
+    storage = session.storage()
+    with Meter("verifying") as meter:
+        report = verify_storage(storage, is_deep=is_deep, progress=meter)
     output = Output(is_json=is_json)
     if is_json:
-        output.document({"is_sound": report.is_sound, **report._asdict()})
+        problems = [problem._asdict() for problem in report.problems]
+        output.document({"is_sound": report.is_sound, **report._asdict(), "problems": problems})
         return 0 if report.is_sound else 1
     for problem in report.problems:
-        place = "" if problem.offset is None else f" at byte {problem.offset:,}"
         style = "yellow" if problem.is_torn else "red"
-        output.line(f"{escape_controls(problem.path)}{place}: {escape_controls(problem.reason)}", style)
+        output.line(
+            f"{escape_controls(problem.path)}{_place(problem)}: {escape_controls(problem.reason)}", style
+        )
         output.line(f"  affected: {escape_controls(problem.affected)}")
         output.line(f"  {problem.advice}")
+    if report.leftovers:
+        count = format_count(len(report.leftovers), "temporary file")
+        output.line(f"{count} of writes under way or cut off; `weft compact` removes those older than a day")
     counts = ", ".join(
         format_count(count, noun)
         for count, noun in (
@@ -49,10 +66,19 @@ def verify(session: Session, is_json: bool) -> int:
             (report.object_count, "object"),
         )
     )
+    counts += f", {format_count(report.value_count, 'value')} decoded" if is_deep else ""
     output.line(
         f"{'sound' if report.is_sound else 'DAMAGED'}: {counts}", "green" if report.is_sound else "red"
     )
     return 0 if report.is_sound else 1
+
+
+def _place(problem: Problem) -> str:
+    if problem.offset is None:
+        return ""
+    if not problem.length or problem.length == 1:
+        return f" at byte {problem.offset:,}"
+    return f" at byte {problem.offset:,} to {problem.offset + problem.length - 1:,}"
 
 
 @click.command(short_help="Seal closed journals, and merge small segments into large ones.")

@@ -140,7 +140,7 @@ def _table(waiting: Sequence[tuple[Place, list[list[Any]]]]) -> Any:
     writers = [place[2] for place, rows in waiting for _ in range(len(rows))]
     arrays, fields = [], []
     for column, found in zip(COLUMNS, chain([writers], values), strict=False):
-        if column.name not in _ALWAYS and found.count(None) == count:
+        if column.name not in _ALWAYS and found[0] is None and found.count(None) == count:
             continue
         field = arrow_field(*column)
         if column.name == "payload":

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from typing import Any
 
-__all__ = ["rebuilt"]
+__all__ = ["Struct", "read_struct", "rebuilt"]
 
 _MAGIC = b"PAR1"
 _CREATED_BY = b"weft"
@@ -42,7 +42,7 @@ def rebuilt(file: memoryview) -> list[bytes | memoryview]:
     if file[:4] != _MAGIC or file[-4:] != _MAGIC:
         raise ValueError("no Parquet file")
     length = int.from_bytes(file[-8:-4], "little")
-    metadata = _Reader(bytes(file[-8 - length : -8])).struct()
+    metadata = read_struct(bytes(file[-8 - length : -8]))[0]
     parts: list[bytes | memoryview] = [_MAGIC]
     offset = len(_MAGIC)
     metadata = {number: metadata[number] for number in _FILE_KEPT if number in metadata}
@@ -63,6 +63,15 @@ def rebuilt(file: memoryview) -> list[bytes | memoryview]:
     footer = _written(metadata)
     parts.append(footer + len(footer).to_bytes(4, "little") + _MAGIC)
     return parts
+
+
+def read_struct(data: bytes, offset: int = 0) -> tuple[Struct, int]:
+    """A struct of the compact protocol, and where it ends. Raises: ValueError."""
+    reader = _Reader(data, offset)
+    try:
+        return reader.struct(), reader.at
+    except RecursionError:
+        raise ValueError("structs lie in structs without end") from None
 
 
 def _start(column: Struct) -> int:
@@ -93,11 +102,11 @@ def _chunk(column: Struct, offset: int) -> Struct:
 class _Reader:
     """Reads one struct of the compact protocol."""
 
-    __slots__ = ("_at", "_data")
+    __slots__ = ("_data", "at")
 
-    def __init__(self, data: bytes) -> None:
+    def __init__(self, data: bytes, at: int = 0) -> None:
         self._data = data
-        self._at = 0
+        self.at = at
 
     def struct(self) -> Struct:
         fields: Struct = {}
@@ -127,10 +136,10 @@ class _Reader:
         raise ValueError(f"type {kind} has no place in a footer")
 
     def _bytes(self, size: int) -> bytes:
-        taken = self._data[self._at : self._at + size]
+        taken = self._data[self.at : self.at + size]
         if len(taken) != size:
             raise ValueError("the footer ends too early")
-        self._at += size
+        self.at += size
         return taken
 
     def _byte(self) -> int:

@@ -9,10 +9,10 @@ from weft.lineage.events import KINDS, Event
 from weft.lineage.objects import Objects
 from weft.lineage.storage import Storage
 
-__all__ = ["REFERRING_FAMILIES", "code_files", "named_objects", "pathspec_of"]
+__all__ = ["REFERRING_FAMILIES", "WITHOUT_OBJECT", "code_files", "named_objects", "pathspec_of"]
 
 #: Kinds whose digest names no object: one passed on, one of a file outside, the hash of a journal.
-_WITHOUT_OBJECT = frozenset(("artifact_merged", "artifact_used", "external_used", "journal_closed"))
+WITHOUT_OBJECT = frozenset(("artifact_merged", "artifact_used", "external_used", "journal_closed"))
 
 #: Families with kinds that name objects.
 REFERRING_FAMILIES = ("run", "task", "artifact", "console")
@@ -20,7 +20,7 @@ REFERRING_FAMILIES = ("run", "task", "artifact", "console")
 
 def named_objects(event: Event) -> Iterator[tuple[bytes, int]]:
     """The objects an event needs, each with the bytes it must have at least."""
-    if event.digest is None or event.blob is not None or event.kind in _WITHOUT_OBJECT:
+    if event.digest is None or event.blob is not None or event.kind in WITHOUT_OBJECT:
         return
     payload = event.payload or {}
     if "pack" in payload:

@@ -34,6 +34,7 @@ __all__ = [
     "SegmentWriter",
     "encode_parts",
     "encode_table",
+    "load_duckdb",
     "read_piece",
     "schema_map_sql",
     "write_segment",
@@ -152,7 +153,7 @@ def _read_files(paths: list[str], piece: Piece, wanted: Mapping[str, str | bytes
         )
     if conditions:
         query += f" where {' and '.join(conditions)}"
-    duckdb = _duckdb()
+    duckdb = load_duckdb()
     with duckdb.connect() as connection:
         try:
             rows = connection.execute(query, [paths, *parameters]).fetchall()
@@ -167,7 +168,8 @@ def _read_files(paths: list[str], piece: Piece, wanted: Mapping[str, str | bytes
         yield upcast(Event._make((*row[:at], payload, *row[at + 1 : epoch], row[epoch] or 0)))
 
 
-def _duckdb() -> Any:
+def load_duckdb() -> Any:
+    """DuckDB's module, without its Python wrappers where that can be."""
     from importlib import import_module
 
     try:

@@ -151,11 +151,11 @@ class Store:
 
         return read_lines(self, pathspec, stream)
 
-    def verify(self) -> Report:
-        """Read and check everything in the store."""
+    def verify(self, *, is_deep: bool = False) -> Report:
+        """Read and check everything in the store; with `is_deep` also work out hashes and decode values."""
         from weft.lineage.verify import verify
 
-        return verify(self.storage)
+        return verify(self.storage, is_deep=is_deep)
 
     def ddl(self) -> str:
         """The views as SQL text for any DuckDB, over the segments of this store."""

@@ -6,9 +6,12 @@ import hashlib
 import json
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from weft.lineage import events as ev
+from weft.lineage.columns import Columns
 from weft.lineage.events import RunRef
 from weft.lineage.journal import Journal
 from weft.lineage.local import LocalStorage
@@ -16,6 +19,9 @@ from weft.lineage.log import EventLog
 from weft.lineage.memory import MemoryStorage
 from weft.lineage.objects import Objects
 from weft.lineage.paths import object_path
+from weft.lineage.ranges import Range, Ranges
+from weft.lineage.segments import write_segment
+from weft.lineage.serializers import dump
 from weft.lineage.storage import Storage
 from weft.lineage.verify import Report, verify
 
@@ -140,6 +146,130 @@ def test_flip_of_any_byte_of_a_segment_is_damage() -> None:
             assert [problem.path for problem in report.problems] == [path]
         storage.put(path, data)
     assert verify(storage).problems == []
+
+
+def test_damage_of_a_segment_is_named_with_its_place_and_its_runs() -> None:
+    """A flip in a page names the bytes of that page, in the footer the footer; and which runs are affected."""
+    storage = sealed_store()
+    found = set()
+    for path in storage.list("log"):
+        data = storage.get(path)
+        for position in range(4, len(data), 23):
+            storage.put(path, data[:position] + bytes([data[position] ^ 0x10]) + data[position + 1 :])
+            (problem,) = verify(storage).problems
+            assert "another sha256" in problem.reason
+            if problem.offset is not None:
+                assert problem.length is not None
+                if "a page of column" in problem.reason:
+                    assert problem.offset <= position < problem.offset + problem.length
+                found.add(problem.reason.partition("fails first is ")[2].split()[1])
+            if "events, of" in problem.affected:
+                assert problem.affected.endswith("of Hello/1")
+        storage.put(path, data)
+    assert {"page", "footer"} <= found
+
+
+@pytest.mark.parametrize("is_compacted", [False, True])
+def test_deep_works_out_the_hash_of_each_sealed_journal(is_compacted: bool) -> None:
+    storage = MemoryStorage()
+    for number in range(3):
+        journal = Journal.create(storage, bytes([number]) * 16, size_max_bytes=100)
+        for tag in ("a", "é", "NaN"):
+            event = ev.tag_added(RUN, tag, "user")
+            journal.append(
+                [event._replace(payload={"x": [1, 2.5, float("inf"), None, True], tag: {"y": -(2**40)}})]
+            )
+        journal.append([ev.attempt_failed(RUN.task("fit", "1"), 0, "E", {"message": "NaN"})])
+        journal.close()
+        EventLog(storage).seal(force=True, grace_s=-1)
+    if is_compacted:
+        for _ in range(2):
+            EventLog(storage).compact(is_whole=True, grace_s=-1)
+    report = verify(storage, is_deep=True)
+    assert report.problems == []
+    segment = EventLog(storage).segments()[0]
+    forged = Ranges.of(r._replace(running_hash=bytes(32)) for r in segment.ranges)
+    tables = {f: pq.read_table(pa.BufferReader(storage.get(file.path))) for f, file in segment.files.items()}
+    for path in storage.list("log"):
+        storage.delete(path)
+    write_segment(storage, tables, forged, "seal")
+    assert verify(storage).is_sound
+    report = verify(storage, is_deep=True)
+    assert len(report.problems) == len(forged)
+    assert all("running hash" in problem.reason for problem in report.problems)
+
+
+def test_deep_misses_no_event_that_is_gone_or_twice() -> None:
+    storage = MemoryStorage()
+    writer = bytes(16)
+    rows = [[seq, "tag_added", 1, 5, None, "F", "1"] for seq in (0, 1, 1, 3)]
+    columns = Columns()
+    columns.add(writer, rows)
+    write_segment(storage, columns.tables(), Ranges.of([Range(writer, 0, 3, bytes(32), 9)]), "seal")
+    assert verify(storage).is_sound
+    assert "seq 1 is there twice" in reasons(verify(storage, is_deep=True))
+
+
+@pytest.mark.parametrize("is_inline", [True, False])
+def test_deep_decodes_values(is_inline: bool) -> None:
+    storage = MemoryStorage()
+    journal = Journal.create(storage)
+    for number, joined in enumerate((b"".join(map(bytes, dump([1, 2]).parts)), b"\xc1 is no msgpack")):
+        digest = Objects(storage).put([joined])
+        value = ev.Content(digest, len(joined), "list", "plain/1", blob=joined if is_inline else None)
+        journal.append([ev.artifact_saved(RUN.task("fit", str(number)), 0, "x", value)])
+    pickled = ev.Content(Objects(storage).put([b"no pickle"]), 9, "object", "pickle/5")
+    journal.append([ev.artifact_saved(RUN.task("fit", "9"), 0, "y", pickled)])
+    journal.close()
+    EventLog(storage).seal(force=True)
+    assert verify(storage).is_sound
+    report = verify(storage, is_deep=True)
+    (problem,) = report.problems
+    assert problem.affected == "Hello/1/fit/1/x"
+    assert "is not plain/1" in problem.reason
+    assert report.value_count == 3
+
+
+def test_whatever_else_lies_in_the_folder_is_passed_over(tmp_path: Path) -> None:
+    storage = LocalStorage(str(tmp_path / "store"))
+    write_run(storage).close()
+    EventLog(storage).seal(force=True)
+    before = verify(storage)
+    assert before.is_sound
+    root = tmp_path / "store"
+    for path in (
+        "journal/notes.txt",
+        "log/run/x.parquet",
+        "objects/ab/short",
+        "log/run/.a.12.tmp",
+        "a",
+        "log/b",
+    ):
+        (root / path).parent.mkdir(parents=True, exist_ok=True)
+        (root / path).write_bytes(b"\0\xff" * 100)
+    (root / "objects" / "cd").symlink_to("nowhere")
+    (root / "journal" / f"{'0' * 32}-000000000000.wj").mkdir()
+    after = verify(storage, is_deep=True)
+    assert after.problems == []
+    assert after.leftovers == ("log/run/.a.12.tmp",)
+    assert EventLog(storage).events()
+
+
+def test_gaps_and_contradictions_among_many_ranges_are_found() -> None:
+    storage = MemoryStorage()
+    writers = [number.to_bytes(16) for number in range(1000)]
+    columns = Columns()
+    for writer in writers:
+        columns.add(writer, [[5, "tag_added", 1, 5]])
+    write_segment(storage, columns.tables(), Ranges.of(Range(w, 5, 5, w * 2, 9) for w in writers), "seal")
+    other = Ranges.of(Range(w, 5, 5, bytes(32), 9) for w in writers[:10])
+    columns = Columns()
+    for writer in writers[:10]:
+        columns.add(writer, [[5, "tag_added", 1, 5]])
+    write_segment(storage, columns.tables(), other, "seal")
+    found = [problem.reason for problem in verify(storage).problems]
+    assert sum("seq 0 to 4" in reason for reason in found) == 1000
+    assert sum("with different content" in reason for reason in found) == 9, "the first has zeros in both"
 
 
 def test_missing_segment_file_is_damage() -> None:
