@@ -33,7 +33,10 @@ def _group(flow_class: type[FlowSpec]) -> click.Group:
         context_settings={"help_option_names": ["-h", "--help"]},
     )
     @click.option(
-        "--store", "store_url", metavar="URL", help=f"The store; the nearest {STORE_FOLDER} if not given."
+        "--store",
+        "store_url",
+        metavar="URL",
+        help=f"The store: a folder, or a URL such as s3://bucket/prefix; the nearest {STORE_FOLDER} if not given.",
     )
     @click.option("--quiet", is_flag=True, help="Show what tasks print and nothing else.")
     @click.option(

@@ -7,9 +7,10 @@ import sys
 from typing import NamedTuple
 
 from weft.cli.output import print_error
-from weft.lineage.description import STORE_FOLDER, create_store, find_store, local_folder, read_description
+from weft.lineage.description import STORE_FOLDER, create_store, find_store, read_description
 from weft.lineage.errors import InvalidFlow, NotFound
-from weft.lineage.local import LocalStorage
+from weft.lineage.storage import Storage
+from weft.lineage.stores import open_storage
 from weft.runtime.flow import FlowSpec
 from weft.runtime.graph import Graph
 
@@ -88,16 +89,16 @@ def existing_store(call: Invocation) -> str:
     return root
 
 
-def open_for_writing(call: Invocation) -> LocalStorage:
+def open_for_writing(call: Invocation) -> Storage:
     """The store a run is recorded in; created if there is none. Raises: StoreError."""
     root = call.store_url or find_store(os.getcwd(), os.environ) or os.path.join(os.getcwd(), STORE_FOLDER)
-    storage = LocalStorage(local_folder(root))
+    storage = open_storage(root)
     create_store(storage)
     return storage
 
 
-def open_for_reading(call: Invocation) -> LocalStorage:
+def open_for_reading(call: Invocation) -> Storage:
     """The store that is there. Raises: NotFound, StoreError."""
-    storage = LocalStorage(local_folder(existing_store(call)))
+    storage = open_storage(existing_store(call))
     read_description(storage)
     return storage

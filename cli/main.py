@@ -89,7 +89,12 @@ def _unknown_command(name: str) -> str:
 
 
 @click.command(cls=_LazyGroup, epilog=_EPILOG, context_settings={"help_option_names": ["-h", "--help"]})
-@click.option("--store", "store_url", metavar="URL", help="The store to ask: a folder.")
+@click.option(
+    "--store",
+    "store_url",
+    metavar="URL",
+    help="The store to ask: a folder, or a URL such as s3://bucket/prefix.",
+)
 @click.option(
     "--as-of", metavar="TIME", help="Answer as of this moment: ISO 8601 (local zone if none) or an event id."
 )

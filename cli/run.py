@@ -13,7 +13,7 @@ from weft.runtime.parameters import constants_of, parameters_of, resolve
 from weft.runtime.template import start_template, take_early
 
 if TYPE_CHECKING:
-    from weft.lineage.local import LocalStorage
+    from weft.lineage.storage import Storage
     from weft.runtime.graph import Graph
     from weft.runtime.resume import ResumePlan
     from weft.runtime.template import Template
@@ -106,9 +106,7 @@ class _Launch:
             early.close()
         return isolation
 
-    def execute(
-        self, storage: LocalStorage, values: dict[str, Any], user: str, plan: ResumePlan | None
-    ) -> int:
+    def execute(self, storage: Storage, values: dict[str, Any], user: str, plan: ResumePlan | None) -> int:
         from weft.runtime.execution import RunSettings, execute
         from weft.runtime.flow import FlowSpec
 
@@ -142,7 +140,7 @@ class _Launch:
             self.progress.end()
         return self._tell(result.status, result.payload, storage)
 
-    def _tell(self, status: str, payload: dict[str, Any], storage: LocalStorage) -> int:
+    def _tell(self, status: str, payload: dict[str, Any], storage: Storage) -> int:
         progress = self.progress
         pathspec = f"{self._call.flow_class.__name__}/{progress.run_id}"
         if status == "succeeded":

@@ -13,7 +13,6 @@ import click
 from weft.lineage.errors import NotFound, UsageError, WeftError
 
 if TYPE_CHECKING:
-    from weft.lineage.local import LocalStorage
     from weft.lineage.storage import Storage
     from weft.lineage.store import Store
 
@@ -33,13 +32,13 @@ class Session(NamedTuple):
     store_url: str | None
     as_of: str | None
 
-    def storage(self) -> LocalStorage:
+    def storage(self) -> Storage:
         """Where the store's bytes lie as they are now; none is ever created.
 
         Raises: NotFound, StoreError; UsageError when a moment of the past is asked for.
         """
-        from weft.lineage.description import find_store, local_folder, read_description
-        from weft.lineage.local import LocalStorage
+        from weft.lineage.description import find_store, read_description
+        from weft.lineage.stores import open_storage
 
         self.check_is_now("This command deals with the files of the store as they are now.")
         root = self.store_url or find_store(os.getcwd(), os.environ)
@@ -47,7 +46,7 @@ class Session(NamedTuple):
             raise NotFound(
                 "There is no store here. Run a flow first, or name a store with --store or WEFT_STORE."
             )
-        storage = LocalStorage(local_folder(root))
+        storage = open_storage(root)
         read_description(storage)
         return storage
 
@@ -76,8 +75,8 @@ def _tidy(storage: Storage) -> None:
     from weft.lineage.paths import JOURNALS
 
     try:
-        journals = storage.list(JOURNALS)
-        if len(journals) >= _TIDY_FILES or sum(map(storage.size, journals)) >= _TIDY_BYTES:
+        journals = storage.scan(JOURNALS)
+        if len(journals) >= _TIDY_FILES or sum(file.size_bytes for file in journals) >= _TIDY_BYTES:
             EventLog(storage).tidy()
     except (WeftError, OSError):
         return

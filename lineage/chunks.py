@@ -89,4 +89,5 @@ class ChunkFile:
             return hashlib.sha256(b"".join(self._chunk)).digest()
 
     def close(self) -> None:
-        """Nothing is held."""
+        if self._spool is not None:
+            self._spool.close()

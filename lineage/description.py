@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import NamedTuple
 
 from weft.lineage import clock
-from weft.lineage.errors import NotFound, StoreConflict, StoreDamaged, StoreTooNew, StoreUnavailable
+from weft.lineage.errors import NotFound, StoreConflict, StoreDamaged, StoreTooNew
 from weft.lineage.paths import DESCRIPTION
 from weft.lineage.storage import Storage
 from weft.lineage.version import VERSION
@@ -19,7 +19,6 @@ __all__ = [
     "Description",
     "create_store",
     "find_store",
-    "local_folder",
     "read_description",
 ]
 
@@ -61,19 +60,6 @@ def find_store(folder: str, environ: Mapping[str, str]) -> str | None:
         folder = above
 
 
-def local_folder(url: str) -> str:
-    """The folder that a store's URL names: a path, with or without `file://`.
-
-    Raises: StoreUnavailable for URLs of anything else.
-    """
-    path = url.removeprefix("file://")
-    if "://" in path:
-        raise StoreUnavailable(
-            f"{url} is no local folder, and stores lie in local folders only. Name a folder."
-        )
-    return os.path.abspath(os.path.expanduser(path))
-
-
 def create_store(storage: Storage, version: str = VERSION) -> Description:
     """Make the store if there is none, and give the description of what is there.
 
@@ -87,7 +73,8 @@ def create_store(storage: Storage, version: str = VERSION) -> Description:
         return read_description(storage)
     description = Description(FORMAT, version, clock.random_bytes(_STORE_ID_BYTES).hex())
     text = json.dumps(description._asdict() | {_CHECK: _check_of(description)}, indent=2) + "\n"
-    if not storage.exists(_IGNORE_FILE):
+    # Of interest only where the store is a folder.
+    if storage.can_append and not storage.exists(_IGNORE_FILE):
         storage.put(_IGNORE_FILE, b"*\n")
     try:
         storage.create_exclusive(DESCRIPTION, text.encode())

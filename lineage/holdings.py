@@ -22,7 +22,7 @@ from weft.lineage.paths import (
     segment_name,
 )
 from weft.lineage.ranges import Range, Ranges
-from weft.lineage.storage import Storage, StoredFile
+from weft.lineage.storage import Storage, StoredFile, get_many
 
 __all__ = ["Holdings", "coverage_of", "holdings_of", "spans_of"]
 
@@ -83,7 +83,7 @@ def coverage_of(storage: Storage, holdings: Holdings, writers: Collection[bytes]
     mine = [(file, name) for file, name in holdings.journals if name.writer in writers]
     paths = [path for path, _ in uncovered_journals(storage, mine, Coverage(sealed, writers))]
     hot: list[Range] = []
-    for path, data in zip(paths, storage.get_many(paths), strict=True):
+    for path, data in zip(paths, get_many(storage, paths), strict=True):
         if data is not None:
             # Of ranges that only say what is there nobody asks the hash.
             hot += (Range(*span, bytes(32), 0) for span in spans_of(parse_journal(path, data).events))

@@ -19,7 +19,7 @@ from weft.lineage import clock
 from weft.lineage.codec import Flaw, decode_frame, encode, scan
 from weft.lineage.errors import NotFound, StoreConflict, StoreDamaged, StoreError, StoreUnavailable
 from weft.lineage.events import Event, journal_closed
-from weft.lineage.paths import JournalName, journal_name, journal_path
+from weft.lineage.paths import JOURNALS, JournalName, journal_name, journal_path
 from weft.lineage.storage import AppendFile, Storage
 
 if TYPE_CHECKING:
@@ -465,18 +465,23 @@ def is_fence(storage: Storage, path: str) -> bool:
 def fence(storage: Storage, writer: bytes, next_seq: int) -> None:
     """Let `writer`, whose events below `next_seq` were all read, put no more chunks.
 
-    A closed chunk is put under the name of its next one. Does nothing where files can grow: there a lock is
-    the proof that a writer is gone.
+    A closed chunk is put under the name of its next one, unless it has ended or was fenced off before. Does
+    nothing where files can grow: there a lock is the proof that a writer is gone.
 
     Raises: StoreConflict when it has put another chunk since: read again what it says, then try again.
     """
     if storage.can_append:
+        return
+    names = [name for path in storage.list(JOURNALS) if (name := journal_name(path)) is not None]
+    before = [name for name in names if name.writer == writer and name.first_seq < next_seq]
+    if before and is_closed(storage, journal_path(max(before))):
         return
     path = journal_path(JournalName(writer, next_seq))
     frame = encode(journal_closed(hashlib.sha256().digest()), next_seq, clock.now_us())
     try:
         storage.create_exclusive(path, frame)
     except StoreConflict as error:
-        raise StoreConflict(
-            f"The writer {writer.hex()} has gone on in {storage.url} in the meantime. Try again."
-        ) from error
+        if not is_fence(storage, path):
+            raise StoreConflict(
+                f"The writer {writer.hex()} has gone on in {storage.url} in the meantime. Try again."
+            ) from error

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import fcntl
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 from weft.lineage import files
 from weft.lineage.errors import StoreConflict
-from weft.lineage.storage import AppendFile, Data, Lock, StoredFile, get_or_none, parts_of
+from weft.lineage.storage import AppendFile, Data, Lock, R, StoredFile, T, parts_of
 
 __all__ = ["LocalStorage"]
 
@@ -87,8 +87,8 @@ class LocalStorage:
     def forget_copy(self, path: str) -> bool:
         return False
 
-    def get_many(self, paths: Sequence[str]) -> list[bytes | None]:
-        return [get_or_none(self, path) for path in paths]
+    def at_once(self, function: Callable[[T], R], items: Iterable[T]) -> Sequence[R]:
+        return [function(item) for item in items]
 
     def list(self, prefix: str) -> list[str]:
         return sorted(path for path, _ in self._entries(prefix))

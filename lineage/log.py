@@ -64,6 +64,7 @@ class EventLog:
         self.storage = storage
         self._known: dict[str, SegmentFile] = {}
         self._proofs = Proofs(storage)
+        self._chunks: dict[str, bytes] = {}
 
     def events(
         self,
@@ -261,8 +262,10 @@ class EventLog:
         needles = [text.encode("utf-8", "backslashreplace") for text in (flow, run_id) if text is not None]
         needles += [] if run_uid is None else [run_uid]
         overlaps = Overlaps()
-        for path, name in uncovered_journals(self.storage, journals, coverage):
-            data = self.storage.get(path)
+        uncovered = list(uncovered_journals(self.storage, journals, coverage))
+        self._fetch_chunks([path for path, _ in uncovered])
+        for path, name in uncovered:
+            data = self._chunks[path] if path in self._chunks else self.storage.get(path)
             if not all(needle in data for needle in needles):
                 continue
             sealed = coverage.spans(name.writer)
@@ -274,6 +277,13 @@ class EventLog:
                     and not (sealed and _holds(sealed, event))
                 ):
                     yield event
+
+    def _fetch_chunks(self, paths: Sequence[str]) -> None:
+        """Where files cannot grow they never change: keep those of the tail, and fetch the new ones at once."""
+        if not self.storage.can_append:
+            fresh = [path for path in paths if path not in self._chunks]
+            fetched = dict(zip(fresh, self.storage.at_once(self.storage.get, fresh), strict=True))
+            self._chunks = {p: fetched[p] if p in fetched else self._chunks[p] for p in paths}
 
     def _listed(self) -> list[Segment]:
         return segments_of(list_segment_files(self.storage, self._known))

@@ -205,20 +205,23 @@ def damaged_segment(storage: Storage, path: str, reason: str) -> StoreDamaged:
 
 def list_segment_files(storage: Storage, known: dict[str, SegmentFile]) -> list[SegmentFile]:
     """All segment files, sorted by path; footers in `known` are not read again, new ones are added to it."""
-    found = []
-    for path, size, _ in storage.scan(SEGMENTS):
-        name = segment_name(path)
-        if name is None:
-            continue
-        file = known.get(path)
-        if file is None or file.size_bytes != size:
-            try:
-                file = known[path] = read_segment_file(storage, path, name, size)
-            except NotFound:
-                # Replaced by a compaction since it was listed.
-                continue
-        found.append(file)
-    return found
+    listed = [(path, size, name) for path, size, _ in storage.scan(SEGMENTS) if (name := segment_name(path))]
+
+    def read(file: tuple[str, int, SegmentName]) -> SegmentFile | None:
+        path, size, name = file
+        try:
+            return read_segment_file(storage, path, name, size)
+        except NotFound:
+            # Replaced by a compaction since it was listed.
+            return None
+
+    fresh = [file for file in listed if file[0] not in known or known[file[0]].size_bytes != file[1]]
+    for (path, _, _), made in zip(fresh, storage.at_once(read, fresh), strict=True):
+        if made is None:
+            known.pop(path, None)
+        else:
+            known[path] = made
+    return [known[path] for path, _, _ in listed if path in known]
 
 
 def read_segment_file(storage: Storage, path: str, name: SegmentName, size: int | None = None) -> SegmentFile:

@@ -16,12 +16,17 @@ _CHUNK_BYTES = 4 * 1024 * 1024
 
 
 class Objects:
-    """The objects of one store. An object is published before any event names it."""
+    """The objects of one store. An object is published before any event names it.
 
-    __slots__ = ("storage",)
+    With `spool`, the local folder of a run that writes to a store which is far, objects are put there, and
+    whoever commits the events of the run publishes them (see `weft.lineage.spool`).
+    """
 
-    def __init__(self, storage: Storage) -> None:
+    __slots__ = ("spool", "storage")
+
+    def __init__(self, storage: Storage, spool: Storage | None = None) -> None:
         self.storage = storage
+        self.spool = spool
 
     def put(self, parts: Sequence[bytes | memoryview], digest: bytes | None = None) -> bytes:
         """Store the concatenation of `parts`, durable, and give its digest.
@@ -35,44 +40,59 @@ class Objects:
                 hasher.update(part)
             digest = hasher.digest()
         path = object_path(digest)
-        if not self.storage.refresh(path):
-            self.storage.put(path, parts)
+        storage = self.storage if self.spool is None else self.spool
+        if not storage.refresh(path):
+            storage.put(path, parts)
         return digest
 
     def get(self, digest: bytes) -> bytes:
         """Raises: NotFound when it is missing, StoreDamaged when its bytes are others than its name says."""
-        path = object_path(digest)
-        try:
-            data = self.storage.get(path)
-        except NotFound:
-            raise _missing(digest) from None
-        if hashlib.sha256(data).digest() != digest:
-            raise StoreDamaged(
-                f"Object {digest_to_text(digest)} holds other bytes than its name says ({path} in {self.storage.url}). "
-                "Run `weft verify`, and put the file back from a copy of the store."
-            )
-        return data
+        return self._read(digest, 0, None, digest)
 
     def get_part(self, digest: bytes, offset: int, size_bytes: int, part_digest: bytes) -> bytes:
         """Bytes `offset … offset + size_bytes` of an object, which are checked by a digest of their own.
 
         Raises: NotFound when the object is missing, StoreDamaged when the bytes are others.
         """
+        return self._read(digest, offset, size_bytes, part_digest)
+
+    def path_of(self, digest: bytes) -> str | None:
+        """The absolute path of the object's file, which may be missing; None where the store is no folder.
+
+        Where the store is far it is that of the local copy, once there is one.
+        """
+        return self.storage.local_path(object_path(digest))
+
+    def _read(self, digest: bytes, offset: int, size_bytes: int | None, expected: bytes) -> bytes:
         path = object_path(digest)
         try:
-            data = self.storage.read_range(path, offset, size_bytes)
+            data = self._bytes_of(path, offset, size_bytes)
+            if hashlib.sha256(data).digest() != expected and self.storage.forget_copy(path):
+                # It was a local copy that is damaged.
+                data = self._bytes_of(path, offset, size_bytes)
         except NotFound:
             raise _missing(digest) from None
-        if hashlib.sha256(data).digest() != part_digest:
+        if hashlib.sha256(data).digest() != expected:
             raise StoreDamaged(
                 f"Object {digest_to_text(digest)} holds other bytes than its name says ({path} in {self.storage.url}). "
                 "Run `weft verify`, and put the file back from a copy of the store."
             )
         return data
 
-    def path_of(self, digest: bytes) -> str | None:
-        """The absolute path of the object's file, which may be missing; None where the store is no folder."""
-        return self.storage.local_path(object_path(digest))
+    def _bytes_of(self, path: str, offset: int, size_bytes: int | None) -> bytes:
+        """From where it is nearest: the spool, a local copy, the store."""
+        if self.spool is not None:
+            try:
+                return _part(self.spool, path, offset, size_bytes)
+            except NotFound:
+                # It was published: then there is a copy.
+                pass
+        if self.storage.can_append:
+            return _part(self.storage, path, offset, size_bytes)
+        (copy,) = self.storage.localize([path])
+        with open(copy, "rb") as file:
+            file.seek(offset)
+            return file.read(-1 if size_bytes is None else size_bytes)
 
     def has(self, digest: bytes) -> bool:
         return self.storage.exists(object_path(digest))
@@ -92,14 +112,20 @@ class Objects:
                 yield digest
 
 
+def _part(storage: Storage, path: str, offset: int, size_bytes: int | None) -> bytes:
+    return storage.get(path) if size_bytes is None else storage.read_range(path, offset, size_bytes)
+
+
 def sha256_of(storage: Storage, path: str) -> bytes:
     """The sha256 of a file, read piece by piece. Raises: NotFound."""
     hasher = hashlib.sha256()
     offset = 0
-    while chunk := storage.read_range(path, offset, _CHUNK_BYTES):
+    while True:
+        chunk = storage.read_range(path, offset, _CHUNK_BYTES)
         hasher.update(chunk)
         offset += len(chunk)
-    return hasher.digest()
+        if len(chunk) < _CHUNK_BYTES:
+            return hasher.digest()
 
 
 def _missing(digest: bytes) -> NotFound:

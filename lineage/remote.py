@@ -14,22 +14,19 @@ import os
 import time
 from collections.abc import Callable, Iterable, Sequence
 from threading import Lock as ThreadLock
-from typing import Any, TypeVar
+from typing import Any
 
 from weft.lineage import clock, files, outages
 from weft.lineage.copies import Copies
 from weft.lineage.errors import NotFound, StoreConflict, StoreUnavailable, WeftError
 from weft.lineage.paths import CACHE
-from weft.lineage.storage import AppendFile, Data, Lock, StoredFile, get_or_none, parts_of
+from weft.lineage.storage import AppendFile, Data, Lock, R, StoredFile, T, get_or_none, parts_of
 
 __all__ = ["RemoteStorage"]
 
-_Answer = TypeVar("_Answer")
-_Item = TypeVar("_Item")
-
 #: How long a request is tried again, once the store has answered anything at all to this process, and before.
 _PATIENCE_S = 60.0
-_PATIENCE_AT_FIRST_S = 5.0
+_PATIENCE_AT_FIRST_S = 2.0
 _PAUSE_MIN_S = 0.1
 _PAUSE_MAX_S = 5.0
 
@@ -140,21 +137,28 @@ class RemoteStorage:
 
     def localize(self, paths: Sequence[str]) -> list[str]:
         missing = dict.fromkeys(path for path in paths if not self.copies.has(path))
-        self._at_once(self._fetch, missing)
+        self.at_once(self._fetch, missing)
         return [self.copies.path(path) for path in paths]
 
     def forget_copy(self, path: str) -> bool:
         return self.copies.forget(path)
 
-    def get_many(self, paths: Sequence[str]) -> list[bytes | None]:
-        return [*self._at_once(lambda path: get_or_none(self, path), paths)]
+    def at_once(self, function: Callable[[T], R], items: Iterable[T]) -> Sequence[R]:
+        asked = list(items)
+        if len(asked) <= 1:
+            return [function(item) for item in asked]
+        from concurrent.futures import ThreadPoolExecutor
+
+        self._filesystem()  # Opened once, not by all of them.
+        with ThreadPoolExecutor(min(_REQUESTS_MAX, len(asked))) as pool:
+            return list(pool.map(function, asked))
 
     def publish(self, found: Iterable[tuple[str, str]]) -> None:
         """Put files that lie at local paths, several at once; each becomes the local copy of what was put.
 
         `found` are pairs of the path in the store and the local path.
         """
-        self._at_once(self._upload, found)
+        self.at_once(self._upload, found)
 
     def list(self, prefix: str) -> list[str]:
         return [file.path for file in self.scan(prefix)]
@@ -222,11 +226,11 @@ class RemoteStorage:
         """A file that was put is durable with its name."""
 
     def local_path(self, path: str) -> str | None:
-        return None
+        return self.copies.path(path) if self.copies.has(path) else None
 
     # One request
 
-    def _call(self, path: str, request: Callable[[bool], _Answer]) -> _Answer:
+    def _call(self, path: str, request: Callable[[bool], R]) -> R:
         """Ask until there is an answer; `request` is told whether it was asked before, with unknown outcome.
 
         Raises: NotFound, StoreUnavailable.
@@ -252,16 +256,6 @@ class RemoteStorage:
             time.sleep(pause_s)
             pause_s = min(2 * pause_s, _PAUSE_MAX_S)
             is_again = True
-
-    def _at_once(self, function: Callable[[_Item], _Answer], items: Iterable[_Item]) -> Sequence[_Answer]:
-        asked = list(items)
-        if len(asked) <= 1:
-            return [function(item) for item in asked]
-        from concurrent.futures import ThreadPoolExecutor
-
-        self._filesystem()  # Opened once, not by all of them.
-        with ThreadPoolExecutor(min(_REQUESTS_MAX, len(asked))) as pool:
-            return list(pool.map(function, asked))
 
     def _create(self, path: str, body: bytes, is_conditional: bool) -> None:
         filesystem, full = self._filesystem(), self._full(path)

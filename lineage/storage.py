@@ -9,14 +9,28 @@ Names that start with a dot belong to writes under way; `list` leaves them out.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import NamedTuple, Protocol
+from collections.abc import Callable, Iterable, Sequence
+from typing import NamedTuple, Protocol, TypeVar
 
 from weft.lineage.errors import NotFound
 
-__all__ = ["AppendFile", "Data", "Lock", "Storage", "StoredFile", "get_or_none", "parts_of"]
+__all__ = [
+    "AppendFile",
+    "Data",
+    "Lock",
+    "R",
+    "Storage",
+    "StoredFile",
+    "T",
+    "get_many",
+    "get_or_none",
+    "parts_of",
+]
 
 Data = bytes | memoryview | Sequence[bytes | memoryview]
+
+T = TypeVar("T")
+R = TypeVar("R")
 
 
 class StoredFile(NamedTuple):
@@ -94,8 +108,11 @@ class Storage(Protocol):
     def forget_copy(self, path: str) -> bool:
         """Drop the local copy of a file, which was found to be wrong; False where there is none but the file itself."""
 
-    def get_many(self, paths: Sequence[str]) -> list[bytes | None]:
-        """The bytes of files that never change, several fetched at once; None for each that is gone."""
+    def at_once(self, function: Callable[[T], R], items: Iterable[T]) -> Sequence[R]:
+        """What `function` gives for each item, in order; several are asked for at once where asking takes a while.
+
+        Raises: what `function` raises.
+        """
 
     def list(self, prefix: str) -> list[str]:
         """The paths of all files in folder `prefix` and below, sorted."""
@@ -130,7 +147,7 @@ class Storage(Protocol):
         """Make the names in a folder durable."""
 
     def local_path(self, path: str) -> str | None:
-        """The absolute path of a file for others to open; None where there is no such thing."""
+        """The absolute path of a file, or of the copy that is here, for others to open; None where there is none."""
 
 
 def get_or_none(storage: Storage, path: str) -> bytes | None:
@@ -139,6 +156,11 @@ def get_or_none(storage: Storage, path: str) -> bytes | None:
         return storage.get(path)
     except NotFound:
         return None
+
+
+def get_many(storage: Storage, paths: Sequence[str]) -> Sequence[bytes | None]:
+    """The bytes of several files; None for each that is gone."""
+    return storage.at_once(lambda path: get_or_none(storage, path), paths)
 
 
 def parts_of(data: Data) -> Sequence[bytes | memoryview]:

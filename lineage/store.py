@@ -8,11 +8,10 @@ from threading import RLock
 from typing import TYPE_CHECKING, Any, Self
 
 from weft.lineage import clock, fence, view_sql
-from weft.lineage.description import find_store, local_folder, read_description
+from weft.lineage.description import find_store, read_description
 from weft.lineage.errors import NotFound, UsageError
 from weft.lineage.events import Event
 from weft.lineage.limits import Limits
-from weft.lineage.local import LocalStorage
 from weft.lineage.log import EventLog, Snapshot
 from weft.lineage.manifest import Piece
 from weft.lineage.moment import event_id_of, moment_us, text_of_moment
@@ -21,6 +20,7 @@ from weft.lineage.paths import JOURNALS, SEGMENTS
 from weft.lineage.recorded import set_opener
 from weft.lineage.result import Result
 from weft.lineage.storage import Storage
+from weft.lineage.stores import open_storage
 from weft.lineage.views import Sealed, Views, load_engine
 
 if TYPE_CHECKING:
@@ -322,7 +322,7 @@ def open_store(url: str | None = None, as_of: str | datetime | None = None) -> S
             f"There is no store at or above {os.getcwd()}. Run a flow first, or name a store with --store "
             "(in Python: open_store(url))."
         )
-    return Store(LocalStorage(local_folder(root)), as_of)
+    return Store(open_storage(root), as_of)
 
 
 def sql(query: str, frames: Mapping[str, Any] | None = None, **params: Any) -> Result:

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import os
+from typing import TYPE_CHECKING
 
 from weft.lineage.local import LocalStorage
 from weft.lineage.storage import Storage
 
-__all__ = ["open_storage"]
+if TYPE_CHECKING:
+    from weft.lineage.spool import Spool
+
+__all__ = ["open_spool", "open_storage"]
 
 
 def open_storage(url: str) -> Storage:
@@ -22,3 +26,16 @@ def open_storage(url: str) -> Storage:
     from weft.lineage.remote import RemoteStorage
 
     return RemoteStorage(url)
+
+
+def open_spool(storage: Storage) -> Spool | None:
+    """A spool for a run that writes to a store which is far; None where workers write to the store itself.
+
+    The journal that is given it closes it.
+    """
+    if storage.can_append:
+        return None
+    from weft.lineage.remote import RemoteStorage
+    from weft.lineage.spool import Spool
+
+    return Spool(storage) if isinstance(storage, RemoteStorage) else None

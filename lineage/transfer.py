@@ -33,7 +33,7 @@ from weft.lineage.proofs import Proofs
 from weft.lineage.ranges import Range, Ranges
 from weft.lineage.references import REFERRING_FAMILIES, code_files, named_objects, pathspec_of
 from weft.lineage.segments import read_piece, write_segment
-from weft.lineage.storage import Storage
+from weft.lineage.storage import Storage, get_many
 
 __all__ = ["Left", "TransferReport", "Watch", "transfer"]
 
@@ -311,7 +311,7 @@ class _Transfer:
     def _send_segment(self, source: Storage, segment: Segment, damaged: set[str]) -> bool:
         """Put the files of a segment, announced as long as some are lacking: readers pass it over till then."""
         files = list(segment.files.values())
-        contents = source.get_many([file.path for file in files])
+        contents = get_many(source, [file.path for file in files])
         for file, data in zip(files, contents, strict=True):
             if data is None:
                 raise NotFound(f"{file.path} is gone. Look again.")

@@ -251,7 +251,7 @@ class Attempt(_View):
 
     def _note_client_read(self, read: ClientRead) -> None:
         """The body loaded a recorded value through the client."""
-        if os.path.realpath(read.url) != os.path.realpath(self.context.store_root):
+        if os.path.realpath(read.url) != os.path.realpath(self.context.store_url):
             self._external.note_content(*foreign_use(read))
             return
         producer = parse_pathspec(read.producer)

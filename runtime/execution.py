@@ -10,10 +10,11 @@ from typing import Any, NamedTuple
 from weft.lineage import clock, events
 from weft.lineage.errors import NotSerializable, StoreError, UsageError
 from weft.lineage.events import Content, Event, Payload, RunRef
-from weft.lineage.journal import Journal
-from weft.lineage.local import LocalStorage
+from weft.lineage.journal import Journal, fence
 from weft.lineage.objects import Objects
 from weft.lineage.serializers import dump
+from weft.lineage.storage import Storage
+from weft.lineage.stores import open_spool
 from weft.lineage.version import VERSION
 from weft.runtime.code import CodeSnapshot, GitQuestion, save_code
 from weft.runtime.decorators import Catch, Retry, decorators_of
@@ -63,7 +64,7 @@ def execute(
     graph: Graph,
     settings: RunSettings,
     values: tuple[Mapping[str, Any], Mapping[str, Any]],
-    storage: LocalStorage,
+    storage: Storage,
     watcher: Watcher,
     template: Template | None,
     plan: ResumePlan | None = None,
@@ -77,7 +78,8 @@ def execute(
     Raises: StoreError when the record cannot be kept; what was acknowledged before stays.
     """
     launcher = _launcher(settings, template)
-    objects = Objects(storage)
+    spool = open_spool(storage)
+    objects = Objects(storage, None if spool is None else spool.storage)
     run = RunRef(clock.random_bytes(16), graph.name, str(clock.now_us()))
     facts, ignored = (None, frozenset[str]()) if git is None else git.answer()
     snapshot = save_code(settings.script, objects, ignored)
@@ -91,15 +93,15 @@ def execute(
         frozenset() if plan is None else plan.keys,
         settings.is_keeping_going,
     )
-    journal = Journal.create(storage)
+    journal = Journal.create(storage, spool=spool)
     ledger = Ledger(run, graph, machine, journal, watcher.on_event, None if plan is None else plan.items)
     if plan is not None:
         journal.observe(plan.last_time_us)
-        head += [] if plan.lost is None else [plan.lost]
+        head += [] if plan.lost is None else [_taken_over(storage, plan.lost)]
     ledger.record(head)
     if plan is not None:
         ledger.reuse(plan.reused_in(run))
-    context = _context(run, storage, settings, list(values[0]), ledger, graph, plan)
+    context = _context(run, objects, settings, list(values[0]), ledger, graph, plan)
     try:
         runner = _scheduler(flow_class, ledger, context, objects, watcher, settings, launcher)
         end = runner.run(lambda: _learn_code(flow_class, ledger))
@@ -109,6 +111,13 @@ def execute(
         raise
     journal.close()
     return RunResult(run, end.status, end.payload or {})
+
+
+def _taken_over(storage: Storage, lost: Event) -> Event:
+    """The fact that a run is lost, told once its writer cannot go on any more. Raises: StoreConflict if it has."""
+    payload = lost.payload or {}
+    fence(storage, bytes.fromhex(payload["writer"]), payload["last_seq"] + 1)
+    return lost
 
 
 def policies_of(flow_class: type[FlowSpec]) -> dict[str, Policy]:
@@ -162,7 +171,7 @@ def _scheduler(
 
 def _context(
     run: RunRef,
-    storage: LocalStorage,
+    objects: Objects,
     settings: RunSettings,
     parameter_names: list[str],
     ledger: Ledger,
@@ -173,13 +182,19 @@ def _context(
         "namespace": settings.namespace,
         "origin_run_id": None if plan is None else plan.origin_run_id,
         "parameter_names": parameter_names,
-        "store": storage.url,
+        "store": objects.storage.url,
         "tags": sorted(settings.tags),
         "tempdir": None,
         "username": settings.user,
     }
     return RunContext(
-        run, storage.url, ledger.parameters, facts, settings.max_num_splits, settings.decorators
+        run,
+        objects.storage.url,
+        ledger.parameters,
+        facts,
+        settings.max_num_splits,
+        settings.decorators,
+        None if objects.spool is None else objects.spool.url,
     )
 
 

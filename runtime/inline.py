@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, TextIO
 
-from weft.lineage import events
+from weft.lineage import clock, events
 from weft.lineage.events import Event
 from weft.lineage.objects import Objects
 from weft.runtime.attempt import Attempt
@@ -20,7 +20,7 @@ from weft.runtime.flow import FlowSpec
 from weft.runtime.ledger import Ledger
 from weft.runtime.machine import EndRun, LaunchAttempt
 from weft.runtime.orders import RunContext
-from weft.runtime.scheduler import Watcher
+from weft.runtime.scheduler import LEASE_RENEWAL_S, Watcher, lease_of
 
 __all__ = ["InlineRunner"]
 
@@ -45,6 +45,7 @@ class InlineRunner:
         self._max_log_bytes = max_log_bytes
         self._is_interruptible = False
         self._is_interrupted = False
+        self._renew_at_s = clock.monotonic_s() + LEASE_RENEWAL_S
 
     def run(self, meanwhile: Callable[[], None]) -> EndRun:
         """Run until everything has come to rest, after `meanwhile`. Ctrl-C and SIGTERM cancel the run."""
@@ -110,6 +111,10 @@ class InlineRunner:
     def _make(self, launch: LaunchAttempt) -> None:
         order = self._ledger.order(launch)
         task, number = order.task, launch.attempt
+        # Between two tasks only: in one that takes long its lease runs out.
+        if clock.monotonic_s() >= self._renew_at_s:
+            self._renew_at_s = clock.monotonic_s() + LEASE_RENEWAL_S
+            self._ledger.record([lease_of(self._ledger.run)])
         self._ledger.record([events.attempt_started(task, number, os.getpid(), os.uname().nodename)])
         streams = [
             ConsoleStream(name, task, number, self._max_log_bytes, self._objects, lambda stream, line: None)
@@ -128,7 +133,8 @@ class InlineRunner:
 
     def _record(self, batch: list[Event], items: list[Any]) -> None:
         self._ledger.record(batch, items)
-        self._ledger.sync()
+        if self._ledger.is_commit_due(has_room=True):
+            self._ledger.sync()
 
 
 def _rest_of(streams: list[ConsoleStream]) -> list[Event]:

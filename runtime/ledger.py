@@ -38,6 +38,11 @@ if TYPE_CHECKING:
 __all__ = ["Ledger", "ReusedTask"]
 
 
+#: Where a sync is a request to a server: what is recorded waits for others this long, or until they are as many.
+_COMMIT_S = 1.0
+_COMMIT_BYTES = 1 << 20
+
+
 class ReusedTask(NamedTuple):
     """A task of an earlier run that stands in here: its event, and what tasks after it inherit from it.
 
@@ -139,8 +144,14 @@ class Ledger:
         self._split_items: dict[str, list[Item]] = {}
         self._steps_seen: set[str] = set()
         self._unsynced = False
+        self._commit_at_s = 0.0
         self._waiting: list[LaunchAttempt | _Retry] = []
         self._sync: _Sync | None = None
+
+    @property
+    def is_sync_costly(self) -> bool:
+        """Whether a sync is a request to a server; then nobody should stand still for it."""
+        return self._journal.is_sync_costly
 
     def task(self, task_id: str) -> TaskRef:
         return self._rows[task_id].ref
@@ -158,7 +169,9 @@ class Ledger:
             if self._sync is not None and self._journal.is_full:
                 self._sync.wait()  # It holds the file that is going to be closed.
             places = self._journal.append(batch)
-            self._unsynced = True
+            if not self._unsynced:
+                self._unsynced = True
+                self._commit_at_s = clock.monotonic_s() + _COMMIT_S if self.is_sync_costly else 0.0
             following: list[Event] = []
             for event, place in zip(batch, places, strict=True):
                 self._keep(event, place)
@@ -211,6 +224,21 @@ class Ledger:
         """Somebody asks for the end of the run."""
         for command in self._machine.cancel(reason):
             self._carry_out(command)
+
+    def is_commit_due(self, has_room: bool) -> bool:
+        """Whether to sync now what is recorded; `has_room` says that a worker has nothing to do.
+
+        At once where a sync costs little, or where a worker waits for it; else when there is more.
+        """
+        if not self.is_sync_costly or (has_room and self._waiting and not self.ready):
+            return True
+        return self._journal.unsynced_bytes >= _COMMIT_BYTES or clock.monotonic_s() >= self._commit_at_s
+
+    def next_commit_s(self) -> float | None:
+        """Seconds until what is recorded is due to be synced; None when nothing waits for time to pass."""
+        if not self._unsynced or self._sync is not None or not self.is_sync_costly:
+            return None
+        return max(0.0, self._commit_at_s - clock.monotonic_s())
 
     def sync(self) -> None:
         """Make everything recorded durable, and what waited for that ready. Raises: StoreUnavailable."""

