@@ -1,7 +1,7 @@
 """What the tasks of whole runs read and wrote, grouped: edges between two steps are one bundle, however many.
 
 A walk asks for runs, never for tasks, and each run once: one pruned scan of its reads gives them all. Only
-the last attempt of a task counts, which saved what the task left behind.
+attempts count that left something behind: the last of a task, and those that wrote something external.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ class Bundle(NamedTuple):
     @property
     def width(self) -> int:
         """How many reads there are."""
-        return max(len(self.readers), len(self.makers))
+        return max(len(self.readers), len(self.makers), len(self.items or ()))
 
     def pairs(self) -> Iterator[tuple[str, str, int | None]]:
         """(reader, maker, item) of each read."""
@@ -106,6 +106,15 @@ class _Run:
         self.touches: dict[str, list[Touch]] = {}
 
 
+class _Row(NamedTuple):
+    """Reads of one attempt number, of tasks of one step."""
+
+    uid: bytes
+    place: Place
+    attempt: int
+    items: list[Bundle | Touch]
+
+
 RunKey = tuple[str, str]
 
 _TWIN = re.compile(r"~\d+$")
@@ -147,7 +156,9 @@ class Uses:
         #: Reads by other runs of what a run saved.
         self._foreign: dict[RunKey, list[Bundle]] = {}
         self._saved: dict[RunKey, dict[tuple[str, str], list[str]]] = {}
-        self._last: dict[tuple[Any, str, str], int] = {}
+        #: The last attempt of each task that was tried again, and the attempts that wrote something external.
+        self._last: dict[tuple[bytes, str, str], int] = {}
+        self._writers: set[tuple[bytes, str, str, int]] = set()
         self._asked: set[RunKey] = set()
         self._shown: dict[bytes, str] = {}
         self._has_twins = store.has_twins()
@@ -156,12 +167,15 @@ class Uses:
         """Fetch the reads of runs that were not asked for before."""
         for keys in _batches(set(runs) - self._runs.keys()):
             self._runs.update((key, _Run()) for key in keys)
-            for item in self._fetch(*self.condition(keys)):
+            rows = self._rows(*self.condition(keys))
+            self._note_attempts(keys)
+            self._note_writers(rows)
+            for item in self._counted(rows):
                 place = item.place if isinstance(item, Touch) else item.reader
-                run = self._runs.get((place.flow, place.run_id))
                 # Flows and run ids are asked for apart, so a run may come that nobody wanted.
-                if run is None or (place.flow, place.run_id) not in keys:
+                if (place.flow, place.run_id) not in keys:
                     continue
+                run = self._runs[place.flow, place.run_id]
                 if isinstance(item, Touch):
                     run.touches.setdefault(place.step, []).append(item)
                 else:
@@ -242,40 +256,65 @@ class Uses:
         return self._shown.get(bytes(uid), run_id)
 
     def _fetch(self, condition: str, params: list[Any]) -> list[Bundle | Touch]:
-        """Bundles and touches of last attempts, those of one name and step one after the other."""
-        rows = self._store.rows(_USES.format(condition), params)
-        self._note_attempts({(row[1], self.shown(row[0], row[1], row[2])) for row in rows})
-        found: list[Bundle | Touch] = []
-        for uid, flow, run_id, kind, step, attempt, name, *more in rows:
+        """Bundles and touches in any run, which is loaded: it says which attempts count."""
+        rows = self._rows(condition, params)
+        self.load((row.place.flow, row.place.run_id) for row in rows)
+        return self._counted(rows)
+
+    def _rows(self, condition: str, params: list[Any]) -> list[_Row]:
+        found = []
+        for uid, flow, run_id, kind, step, attempt, name, *more in self._store.rows(
+            _USES.format(condition), params
+        ):
             maker_flow, maker_run, maker_step, digest, size_bytes, facts, readers, makers, items = more
             shown = self.shown(uid, flow, run_id)
             place = Place(flow, shown, step)
+            listed: list[Bundle | Touch] = []
             if kind == "external_used":
                 told = json.loads(facts or "{}")
                 known = None if digest is None else bytes(digest)
-                found += [
-                    Touch(place, task, name, told.get("direction", "read"), known, size_bytes,
-                          told.get("state"), told.get("parameter"))
-                    for task in readers if self._is_last(uid, step, task, attempt or 0)
-                ]  # fmt: skip
+                ways = (
+                    told.get("direction", "read"),
+                    known,
+                    size_bytes,
+                    told.get("state"),
+                    told.get("parameter"),
+                )
+                listed = [Touch(place, task, name, *ways) for task in readers]
             elif maker_step is not None:
                 is_own = (maker_flow, maker_run) == (flow, run_id)
                 maker = Place(maker_flow, shown if is_own else maker_run, maker_step)
-                bundle = Bundle(place, tuple(readers), maker, tuple(makers), name, items and tuple(items))
-                found += self._of_last_attempts(bundle, uid, attempt or 0)
+                listed = [Bundle(place, tuple(readers), maker, tuple(makers), name, items and tuple(items))]
+            found.append(_Row(bytes(uid), place, attempt or 0, listed))
+        return found
+
+    def _counted(self, rows: list[_Row]) -> list[Bundle | Touch]:
+        """What attempts did that count, reads of one name and step one after the other."""
+        found: list[Bundle | Touch] = []
+        for uid, place, attempt, items in rows:
+            for item in items:
+                if isinstance(item, Touch):
+                    if self._counts(uid, place.step, item.task_id, attempt):
+                        found.append(item)
+                elif not self._last:
+                    found.append(item)
+                else:
+                    tasks = {task for task in item.readers if self._counts(uid, place.step, task, attempt)}
+                    kept = item.of_readers(tasks)
+                    found += [] if kept is None else [kept]
         found.sort(key=_order)
         return found
 
-    def _of_last_attempts(self, bundle: Bundle, uid: bytes, attempt: int) -> list[Bundle]:
-        if not self._last:
-            return [bundle]
-        step = bundle.reader.step
-        lasting = {task for task in bundle.readers if self._is_last(uid, step, task, attempt)}
-        kept = bundle.of_readers(lasting)
-        return [] if kept is None else [kept]
+    def _counts(self, uid: bytes, step: str, task_id: str, attempt: int) -> bool:
+        """Whether an attempt left something behind: it was the last, or wrote something external."""
+        is_last = self._last.get((uid, step, task_id), 0) <= attempt
+        return is_last or (uid, step, task_id, attempt) in self._writers
 
-    def _is_last(self, uid: bytes, step: str, task_id: str, attempt: int) -> bool:
-        return self._last.get((bytes(uid), step, task_id), 0) <= attempt
+    def _note_writers(self, rows: list[_Row]) -> None:
+        for uid, place, attempt, items in rows:
+            for item in items:
+                if isinstance(item, Touch) and item.direction == "write":
+                    self._writers.add((uid, place.step, item.task_id, attempt))
 
     def _note_attempts(self, keys: Iterable[RunKey]) -> None:
         """Learn which tasks of these runs were tried again."""
@@ -293,7 +332,11 @@ class Uses:
             for row in self._store.rows(_SAVED.format(table, condition, kind), params):
                 uid, flow, run_id, step, attempt, name, ids = row
                 if self.shown(uid, flow, run_id) == key[1]:
-                    kept = [i for i in ids if self._is_last(uid, step, i, attempt)] if self._last else ids
+                    kept = (
+                        [i for i in ids if self._last.get((bytes(uid), step, i), 0) <= attempt]
+                        if self._last
+                        else ids
+                    )
                     saved.setdefault((step, name), []).extend(kept)
         self._saved[key] = dict(sorted(saved.items()))
 
