@@ -14,7 +14,7 @@ from weft.lineage.ids import TaskRef
 from weft.lineage.reads import ClientRead
 from weft.runtime.parameters import Parameter
 
-__all__ = ["ExternalUses", "Tracking", "foreign_use", "is_path", "parameter_uses", "track"]
+__all__ = ["ExternalUses", "Tracking", "foreign_use", "is_path", "note_unasked", "parameter_uses", "track"]
 
 PathOrURI = TypeVar("PathOrURI", bound="str | os.PathLike[str]")
 
@@ -30,7 +30,8 @@ class ExternalUses:
     What is read is fingerprinted when it is noted, what is written at the end of the attempt.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, store_root: str | None = None) -> None:
+        self._store_root = store_root
         self._reads: dict[tuple[str, Fingerprint], None] = {}
         self._writes: dict[str, None] = {}
         #: By URI: what `stat` said when an unasked read was noted.
@@ -44,7 +45,12 @@ class ExternalUses:
             self.note_content(uri, fingerprint(uri))
 
     def note_unasked(self, uri: str, direction: str) -> None:
-        """A reader or writer was seen at work: the same file is not read through twice, nor a huge one at all."""
+        """A reader or writer was seen at work: the same file is not read through twice, nor a huge one at all.
+
+        What it does in the store is weft's own business.
+        """
+        if self._store_root is not None and uri.startswith((self._store_root + "/", self._store_root + "#")):
+            return
         if direction == "write":
             self._writes[uri] = None
             return
@@ -101,6 +107,12 @@ def track(path_or_uri: PathOrURI, direction: str = "read") -> PathOrURI:
     if _current is not None:
         _current.note(normalized(path_or_uri), direction)
     return path_or_uri
+
+
+def note_unasked(uri: str, direction: str) -> None:
+    """A reader or writer was seen at work; outside a step nothing is recorded."""
+    if _current is not None:
+        _current.note_unasked(uri, direction)
 
 
 def is_path(parameter: Parameter) -> bool:

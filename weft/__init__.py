@@ -89,6 +89,11 @@ def _start_command_line(flow_class: type[FlowSpec]) -> None:
 
 _flow.set_command_line(_start_command_line)
 
+if "WEFT_TRACK" in os.environ:
+    from weft.runtime.readers import install_if_asked
+
+    install_if_asked()
+
 
 def __getattr__(name: str) -> Any:
     if name not in _MODULE_OF:
