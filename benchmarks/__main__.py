@@ -8,7 +8,7 @@ import tempfile
 from collections.abc import Callable
 from typing import NamedTuple
 
-from benchmarks import bench_log, bench_run, bench_scale, bench_store
+from benchmarks import bench_lineage, bench_log, bench_run, bench_scale, bench_store
 from benchmarks.report import Figure, Report
 from benchmarks.workloads import SIZES, Size
 
@@ -30,7 +30,12 @@ _BENCHMARKS = {
     "seal": _Benchmark("Sealing", bench_log.measure_seal),
     "list": _Benchmark("Listing runs", bench_store.measure_list),
     "scale": _Benchmark("A long history", bench_scale.measure_scale),
+    "lineage": _Benchmark("Lineage in a long history", bench_lineage.measure_lineage),
 }
+
+
+#: Those that share the long history.
+_IN_HISTORY = ("scale", "lineage")
 
 
 def main() -> None:
@@ -58,7 +63,9 @@ def main() -> None:
         report.begin()
         for name in arguments.names or _BENCHMARKS:
             benchmark = _BENCHMARKS[name]
-            place = arguments.store if name == "scale" and arguments.store else os.path.join(folder, name)
+            place = os.path.join(folder, name)
+            if name in _IN_HISTORY:
+                place = arguments.store or os.path.join(folder, "history")
             os.makedirs(place, exist_ok=True)
             figures, answer = benchmark.measure(size, arguments.seed, place)
             report.add(name, benchmark.title, figures, answer)

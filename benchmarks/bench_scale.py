@@ -13,12 +13,12 @@ from weft.lineage.local import LocalStorage
 from weft.lineage.log import EventLog
 from weft.lineage.paths import SEGMENTS
 
-__all__ = ["landmarks_of", "measure_scale"]
+__all__ = ["history_in", "landmarks_of", "measure_scale"]
 
 
 def measure_scale(size: Size, seed: int, folder: str) -> tuple[list[Figure], str]:
     """Write the history of a seed unless `folder` holds it already, and tell what it took."""
-    history = _history(folder, seed, size.history)
+    history = history_in(folder, seed, size.history)
     storage = LocalStorage(os.path.join(folder, "store"))
     segments = EventLog(storage).segments()
     stored = sum(file.size_bytes for file in storage.scan(SEGMENTS))
@@ -38,7 +38,8 @@ def landmarks_of(folder: str) -> Landmarks:
     return _read(folder).landmarks
 
 
-def _history(folder: str, seed: int, count: int) -> History:
+def history_in(folder: str, seed: int, count: int) -> History:
+    """The history of a seed in `folder`, made if it is not there."""
     try:
         found = _read(folder)
     except FileNotFoundError:

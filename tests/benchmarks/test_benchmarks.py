@@ -26,6 +26,7 @@ ANSWERS: dict[str, Any] = {
 
 #: Hashes of the seeded history as it was read back: from journals, then from a segment.
 HISTORY = "000b6c27610220cd"
+LINEAGE = "1ede0ce64b21462c"
 RUNS = "d408e44efc0c578c"
 
 
@@ -62,9 +63,13 @@ def test_runs_are_listed(report: dict[str, Any]) -> None:
     assert report["answers"]["list"] == RUNS
 
 
+def test_lineage_is_walked(report: dict[str, Any]) -> None:
+    assert report["answers"]["lineage"] == LINEAGE
+
+
 def test_benchmarks_all_have_figures(report: dict[str, Any]) -> None:
     assert set(report["figures"]) == set(report["answers"])
-    assert {*ANSWERS, "append", "read", "seal", "list", "scale"} == set(report["answers"])
+    assert {*ANSWERS, "append", "read", "seal", "list", "scale", "lineage"} == set(report["answers"])
     for figures in report["figures"].values():
         assert figures
         assert all(figure["name"] and figure["unit"] for figure in figures)
