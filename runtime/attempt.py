@@ -175,7 +175,7 @@ class Attempt(_View):
         self._cpu_s_before = _cpu_s()
         self._objects = objects
         self._reads: dict[tuple[Pathspec | None, str, int | None], Event] = {}
-        self._external = ExternalUses(context.store_root)
+        self._external = ExternalUses(context.store_url)
         self._loaded: dict[str, _Loaded] = {}
         self._merged: dict[str, Ref] = {}
         self._decorators: tuple[Decorator, ...] = tuple(getattr(flow_class, order.task.step).decorators)

@@ -30,8 +30,8 @@ class ExternalUses:
     What is read is fingerprinted when it is noted, what is written at the end of the attempt.
     """
 
-    def __init__(self, store_root: str | None = None) -> None:
-        self._store_root = store_root
+    def __init__(self, store_url: str | None = None) -> None:
+        self._store_url = store_url
         self._reads: dict[tuple[str, Fingerprint], None] = {}
         self._writes: dict[str, None] = {}
         #: By URI: what `stat` said when an unasked read was noted.
@@ -49,7 +49,7 @@ class ExternalUses:
 
         What it does in the store is weft's own business.
         """
-        if self._store_root is not None and uri.startswith((self._store_root + "/", self._store_root + "#")):
+        if self._store_url is not None and uri.startswith((self._store_url + "/", self._store_url + "#")):
             return
         if direction == "write":
             self._writes[uri] = None
