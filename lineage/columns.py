@@ -11,7 +11,7 @@ from itertools import chain, zip_longest
 from typing import Any, NamedTuple
 
 from weft.lineage.codec import json_text
-from weft.lineage.events import COLUMNS, FAMILIES, KINDS, family_of
+from weft.lineage.events import COLUMNS, FAMILIES, family_of
 
 __all__ = ["Columns", "arrow_field", "lowest_versions"]
 
@@ -55,6 +55,7 @@ class Columns:
         self._waiting: dict[str, list[tuple[Place, list[list[Any]]]]] = {}
         self._waiting_count = 0
         self._stretches: dict[str, list[_Stretch]] = {}
+        #: The lowest version of each kind.
         self.versions: dict[str, int] = {}
 
     def add(self, writer: bytes, rows: Sequence[list[Any]]) -> None:
@@ -122,9 +123,7 @@ def lowest_versions(told: Iterable[dict[str, int]]) -> dict[str, int]:
 
 def _note_versions(versions: dict[str, int], pairs: Iterable[tuple[str, int]]) -> None:
     for kind, version in set(pairs):
-        known = KINDS.get(kind)
-        if known is not None and version < known.version:
-            versions[kind] = min(version, versions.get(kind, version))
+        versions[kind] = min(version, versions.get(kind, version))
 
 
 def _place_of(waiting: tuple[Place, list[list[Any]]]) -> Place:

@@ -11,7 +11,7 @@ the key `weft` of the Parquet footer, after the text `weft-segment:`:
     replaces       ids of the segments that this one was made from
     ranges_sha256  of the ranges of the WHOLE segment, hex
     range_count    how many they are
-    versions       {kind: lowest version} of kinds whose events are not all of the version of their time; may be missing
+    versions       {kind: lowest version} of all kinds in the segment; where it is missing they may all be at 1
 
 The ranges (see `weft.lineage.ranges`) lie once, as base64 under `weft.ranges`, in the file of the segment's
 first family. That one is published first and removed last. The id is a checksum of the entry: a footer is
@@ -27,7 +27,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from weft.lineage.errors import NotFound, StoreDamaged, StoreTooNew
-from weft.lineage.events import FAMILIES
+from weft.lineage.events import FAMILIES, KINDS
 from weft.lineage.paths import SEGMENTS, SegmentName, segment_name
 from weft.lineage.ranges import Range, Ranges, Spans, settle
 from weft.lineage.storage import Storage
@@ -145,7 +145,7 @@ def new_footer(
     versions: Mapping[str, int] | None = None,
 ) -> Footer:
     """The footer of a segment that is being written, with its id."""
-    footer = Footer("", family, rows, ranges, why, tuple(replaces), dict(versions or {}))
+    footer = Footer("", family, rows, ranges, why, tuple(replaces), dict(sorted((versions or {}).items())))
     return footer._replace(segment_id=_segment_id(_entry(footer)))
 
 
@@ -311,9 +311,14 @@ def _parse_entry(storage: Storage, path: str, entry: dict[str, Any]) -> Footer:
         ranges,
         str(entry["why"]),
         tuple(entry["replaces"]),
-        dict(entry.get("versions", {})),
+        dict(entry["versions"]) if "versions" in entry else _versions_at_worst(entry["rows"]),
         int(entry["format"]),
     )
+
+
+def _versions_at_worst(rows: Mapping[str, int]) -> dict[str, int]:
+    """What may be in a segment that does not say which kinds it holds."""
+    return {name: 1 for name, kind in KINDS.items() if kind.family in rows}
 
 
 def _read_ranges(storage: Storage, path: str, sha256: bytes) -> bytes:

@@ -60,7 +60,16 @@ def _sealed_anew(store: Path) -> None:
     _sealed(store)
 
 
-VARIANTS = (_as_written, _without_sealed_journals, _without_segments, _sealed, _sealed_anew)
+def _compacted(store: Path) -> None:
+    """Sealed by this version in the newest format, and merged with the segment of the old one."""
+    log = EventLog(LocalStorage(str(store)))
+    log.seal(force=True, grace_s=0)
+    report = log.compact(is_whole=True, grace_s=0)
+    assert report.segments_after == 1
+    assert len(log.segments()) == 1
+
+
+VARIANTS = (_as_written, _without_sealed_journals, _without_segments, _sealed, _sealed_anew, _compacted)
 
 
 def _copy(name: str, folder: Path, vary: Callable[[Path], None] = _as_written) -> Path:

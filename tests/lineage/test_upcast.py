@@ -13,7 +13,7 @@ from weft.lineage.local import LocalStorage
 from weft.lineage.log import EventLog
 from weft.lineage.memory import MemoryStorage
 from weft.lineage.paths import JOURNALS
-from weft.lineage.upcast import UPCASTERS, upcast, upcast_all
+from weft.lineage.upcast import UPCASTERS, old_kinds, upcast, upcast_all
 
 STORES = Path(__file__).parent.parent / "fixtures" / "stores"
 
@@ -76,19 +76,25 @@ def test_unknown_kinds_and_higher_versions_are_kept_through_sealing() -> None:
     assert EventLog(storage).events() == before
 
 
-def test_sealing_keeps_the_old_version(tmp_path: Path) -> None:
+@pytest.mark.parametrize("is_anew", [False, True], ids=["segment of 0.1.0", "sealed anew"])
+def test_sealing_and_compaction_keep_the_old_version(tmp_path: Path, is_anew: bool) -> None:
     """What is stored is what was written: only readers see another version."""
     import pyarrow.parquet as pq
 
     store = tmp_path / "store"
     shutil.copytree(STORES / "0.1.0-kinds" / "store", store)
-    shutil.rmtree(store / "log")
+    if is_anew:
+        shutil.rmtree(store / "log")
     log = EventLog(LocalStorage(str(store)))
     told = [event for event in log.events() if event.kind == "run_lost"]
-    log.seal(force=True, grace_s=0)
-    rows = [row for path in (store / "log" / "run").iterdir() for row in pq.read_table(path).to_pylist()]
-    assert [
-        (row["version"], row["payload"].count("writer")) for row in rows if row["kind"] == "run_lost"
-    ] == [(1, 0)]
-    assert [event for event in log.events() if event.kind == "run_lost"] == told
     assert [event.version for event in told] == [2]
+    for act in (
+        lambda: log.seal(force=True, grace_s=0),
+        lambda: log.compact(is_whole=True, grace_s=0),
+    ):
+        act()
+        rows = [row for path in (store / "log" / "run").iterdir() for row in pq.read_table(path).to_pylist()]
+        lost = [(row["version"], row["payload"].count("writer")) for row in rows if row["kind"] == "run_lost"]
+        assert lost == [(1, 0)]
+        assert [event for event in log.events() if event.kind == "run_lost"] == told
+        assert any(old_kinds(segment.versions, "run") == ["run_lost"] for segment in log.segments())
