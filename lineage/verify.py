@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Callable, Iterator, Mapping
+from itertools import islice
 from typing import NamedTuple
 
 from weft.lineage.collector import CollectorPause
@@ -49,6 +50,9 @@ _TORN_ADVICE = "Nothing is to be done: this was never acknowledged."
 
 #: Runs that are named of those that a damaged file belongs to.
 _NAMED_MAX = 5
+
+#: Objects that are hashed between two looks at the clock of progress: where reading is far, several at once.
+_OBJECTS_AT_ONCE = 64
 
 #: A range of one writer as it is compared with others: first seq, last seq, running hash, number of its place.
 _CLAIM = struct.Struct(">16sQQ32sI")
@@ -313,21 +317,30 @@ class _Verification:
     # Objects
 
     def _check_objects(self) -> None:
-        for path, size, _ in self._files(OBJECTS, digest_of_object):
-            digest = digest_of_object(path)
-            assert digest is not None, "only files of such names are looked at"
-            try:
-                actual = sha256_of(self._storage, path)
-            except NotFound:
-                continue
-            except StoreError as error:
-                self._unreadable(path, error)
-                continue
-            self._objects[digest] = size
-            if actual != digest:
-                reason = f"its bytes have sha256 {actual.hex()}"
-                affected = f"every value with digest {digest_to_text(digest)}"
-                self._add(path, 0, size, reason, affected, _OBJECT_ADVICE)
+        files = self._files(OBJECTS, digest_of_object)
+        while batch := list(islice(files, _OBJECTS_AT_ONCE)):
+            for (path, size, _), actual in zip(batch, self._storage.at_once(self._hash, batch), strict=True):
+                digest = digest_of_object(path)
+                assert digest is not None, "only files of such names are looked at"
+                if actual is None:
+                    continue
+                if isinstance(actual, StoreError):
+                    self._unreadable(path, actual)
+                    continue
+                self._objects[digest] = size
+                if actual != digest:
+                    reason = f"its bytes have sha256 {actual.hex()}"
+                    affected = f"every value with digest {digest_to_text(digest)}"
+                    self._add(path, 0, size, reason, affected, _OBJECT_ADVICE)
+
+    def _hash(self, file: StoredFile) -> bytes | StoreError | None:
+        """The sha256 of a file; None when it is gone."""
+        try:
+            return sha256_of(self._storage, file.path)
+        except NotFound:
+            return None
+        except StoreError as error:
+            return error
 
     # Events
 
