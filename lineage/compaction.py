@@ -129,7 +129,8 @@ def compact_segments(
     pieces = pieces_of(segments)
     report = CompactReport(len(pieces), len(pieces), [], [], [])
     by_id = {piece.segment.segment_id: piece for piece in pieces}
-    groups = plan([_candidate(storage, piece) for piece in pieces], is_whole=is_whole)
+    candidates = storage.at_once(lambda piece: _candidate(storage, piece), pieces)
+    groups = plan(candidates, is_whole=is_whole)
     chosen = groups if is_whole else groups[:1]
     total = sum(_kept_count(by_id[segment_id]) for group in chosen for segment_id in group)
     proofs = Proofs(storage)

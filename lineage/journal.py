@@ -457,9 +457,9 @@ def is_writer_dead(storage: Storage, path: str) -> bool:
     return True
 
 
-def is_fence(storage: Storage, path: str) -> bool:
-    """Whether a journal file holds nothing but the frame that closes it. Raises: NotFound."""
-    return storage.size(path) == _CLOSING_BYTES and is_closed(storage, path)
+def is_fence(storage: Storage, path: str, size_bytes: int) -> bool:
+    """Whether a journal file of that size holds nothing but the frame that closes it. Raises: NotFound."""
+    return size_bytes == _CLOSING_BYTES and is_closed(storage, path)
 
 
 def fence(storage: Storage, writer: bytes, next_seq: int) -> None:
@@ -481,7 +481,7 @@ def fence(storage: Storage, writer: bytes, next_seq: int) -> None:
     try:
         storage.create_exclusive(path, frame)
     except StoreConflict as error:
-        if not is_fence(storage, path):
+        if not is_fence(storage, path, storage.size(path)):
             raise StoreConflict(
                 f"The writer {writer.hex()} has gone on in {storage.url} in the meantime. Try again."
             ) from error

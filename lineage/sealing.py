@@ -88,7 +88,12 @@ def seal_journals(
         with CollectorPause():
             for batch in _batches(storage, known, is_forced):
                 _seal_batch(storage, batch, report)
-        _remove_sealed(storage, known, grace_of(storage, grace_s), report)
+        try:
+            _remove_sealed(storage, known, grace_of(storage, grace_s), report)
+        except NotFound:
+            # Where there are no locks another process may be removing the same.
+            if storage.can_append:
+                raise
     finally:
         lock.release()
     return report
@@ -213,6 +218,8 @@ def _remove_sealed(
 ) -> None:
     newest_us = clock.now_us() - int(grace_s * 1_000_000)
     journals = _list_journals(storage)
+    if not storage.can_append:
+        journals = [(file, name) for file, name in journals if not is_fence(storage, *file[:2])]
     writers = {name.writer for _, name in journals}
     if not writers:
         return
@@ -227,11 +234,10 @@ def _remove_sealed(
     in_use: set[bytes] = set()
     for (path, _, _), name in journals:
         # A segment can hold all of a journal whose writer lives: a copy of the store was sealed and merged back.
+        is_over = path not in uncovered
         if storage.can_append:
-            is_over = path not in uncovered and (is_closed(storage, path) or is_writer_dead(storage, path))
-        else:
-            is_over = path not in uncovered and not is_fence(storage, path)
-        if is_over or _is_remnant(storage, path, newest_us):
+            is_over = is_over and (is_closed(storage, path) or is_writer_dead(storage, path))
+        if is_over or (storage.can_append and _is_remnant(storage, path, newest_us)):
             removable.append((path, name.writer))
         else:
             in_use.add(name.writer)

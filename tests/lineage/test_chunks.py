@@ -166,3 +166,44 @@ def test_chunks_stay_longer_than_files_that_grow(storage: MemoryStorage) -> None
     log.seal(force=True)
     assert log.seal(force=True).removed == []
     assert len(log.seal(force=True, grace_s=-1).removed) == 1
+
+
+@pytest.mark.parametrize("step", [0, 1, 3, 6])
+def test_two_that_tidy_at_once_do_no_harm(step: int) -> None:
+    """There is no lock: the second does all its work within one change of the first."""
+
+    class Crossed(MemoryStorage):
+        changes_left = 0
+
+        def put(self, path: str, data: Data) -> None:
+            self._cross()
+            super().put(path, data)
+
+        def delete(self, path: str) -> None:
+            self._cross()
+            super().delete(path)
+
+        def _cross(self) -> None:
+            self.changes_left -= 1
+            if self.changes_left == 0:
+                writers[0].append([_tag("crossed")])
+                writers[0].sync()
+                EventLog(self).tidy(is_whole=True, grace_s=-1)
+
+    storage = Crossed(can_append=False)
+    writers = [Journal.create(storage) for _ in range(3)]
+    for name in "abc":
+        for journal in writers:
+            journal.append([_tag(name), Event(kind="run_started", run_id=name)])
+            journal.sync()
+        EventLog(storage).seal(force=True, grace_s=-1)
+    before = EventLog(storage).events()
+    storage.changes_left = step + 1
+    EventLog(storage).tidy(is_whole=True, grace_s=-1)
+    is_crossed = storage.changes_left <= 0
+    for _ in range(2):
+        EventLog(storage).tidy(is_whole=True, grace_s=-1)
+    after = EventLog(storage).events()
+    assert [event for event in after if event.name != "crossed"] == before
+    assert len(after) == len(before) + is_crossed
+    assert verify(storage).problems == []
