@@ -8,7 +8,7 @@ import tempfile
 from collections.abc import Callable
 from typing import NamedTuple
 
-from benchmarks import bench_lineage, bench_log, bench_run, bench_scale, bench_store
+from benchmarks import bench_diff, bench_lineage, bench_log, bench_run, bench_scale, bench_store
 from benchmarks.report import Figure, Report
 from benchmarks.workloads import SIZES, Size
 
@@ -29,6 +29,7 @@ _BENCHMARKS = {
     "read": _Benchmark("Reading a journal", bench_log.measure_read),
     "seal": _Benchmark("Sealing", bench_log.measure_seal),
     "list": _Benchmark("Listing runs", bench_store.measure_list),
+    "diff": _Benchmark("Comparing two runs", bench_diff.measure_diff),
     "scale": _Benchmark("A long history", bench_scale.measure_scale),
     "lineage": _Benchmark("Lineage in a long history", bench_lineage.measure_lineage),
 }

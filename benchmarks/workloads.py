@@ -27,11 +27,12 @@ class Size(NamedTuple):
     decoded: int
     runs: int
     history: int
+    compared: int
 
 
 SIZES = {
-    "canonical": Size(7, 10, 100, 1_000, 100, 1_000, 100_000, 200, 200_000),
-    "tiny": Size(1, 3, 5, 4, 3, 20, 400, 5, 6_000),
+    "canonical": Size(7, 10, 100, 1_000, 100, 1_000, 100_000, 200, 200_000, 1_000),
+    "tiny": Size(1, 3, 5, 4, 3, 20, 400, 5, 6_000, 5),
 }
 
 _LINES_OF_A_TASK = 3
