@@ -191,6 +191,7 @@ def _run_options(command: Callable[..., Any]) -> Callable[..., Any]:
         click.option("--isolation", type=click.Choice(["auto", "fork", "spawn", "inline"]), default="auto", show_default=True,
                      help="How attempts are kept apart: a fork, a fresh interpreter, or not (for breakpoint())."),
         click.option("--keep-going", is_flag=True, help="After a failure still run what does not depend on it."),
+        click.option("--openlineage", metavar="FILE", help="Add OpenLineage events to FILE as they happen; else $WEFT_OPENLINEAGE."),
     )  # fmt: skip
     for option in reversed(options):
         command = option(command)

@@ -15,6 +15,7 @@ from weft.runtime.template import start_template, take_early
 if TYPE_CHECKING:
     from weft.lineage.storage import Storage
     from weft.runtime.graph import Graph
+    from weft.runtime.live_export import LiveExport
     from weft.runtime.resume import ResumePlan
     from weft.runtime.template import Template
 
@@ -22,6 +23,7 @@ __all__ = ["resume_flow", "run_flow"]
 
 _MEGABYTE = 1 << 20
 _TAG_CHARS_MAX = 500
+_SINK_VARIABLE = "WEFT_OPENLINEAGE"
 _USER_VARIABLES = ("WEFT_USER", "METAFLOW_USER", "SUDO_USER", "USERNAME", "USER")
 
 
@@ -124,6 +126,7 @@ class _Launch:
             (*self._call.decorators, *options["decorators"]),
         )
         constants = constants_of(self._call.flow_class, FlowSpec)
+        exported = self._live_export(storage)
         try:
             result = execute(
                 self._call.flow_class,
@@ -131,14 +134,31 @@ class _Launch:
                 settings,
                 (values, constants),
                 storage,
-                self.progress,
+                exported or self.progress,
                 self._template,
                 plan,
                 self._git,
             )
         finally:
             self.progress.end()
+            missed = None if exported is None else exported.finish()
+        if missed is not None:
+            added = self._call.store_command(f"export openlineage --append --output {missed.path}")
+            self.progress.say(
+                f"OpenLineage events are missing in {missed.path} ({missed.reason}); `{added}` adds them",
+                "yellow",
+            )
         return self._tell(result.status, result.payload, storage)
+
+    def _live_export(self, storage: Storage) -> LiveExport | None:
+        """What also writes OpenLineage events, where that is asked for."""
+        path = self._options["openlineage"] or os.environ.get(_SINK_VARIABLE)
+        if not path:
+            return None
+        from weft.lineage.openlineage_sinks import namespace_of
+        from weft.runtime.live_export import LiveExport
+
+        return LiveExport(self.progress, path, storage, namespace_of(None))
 
     def _tell(self, status: str, payload: dict[str, Any], storage: Storage) -> int:
         progress = self.progress

@@ -120,6 +120,11 @@ class Journal:
         return self._current.path
 
     @property
+    def last_time_us(self) -> int:
+        """The log time of the last append."""
+        return self._last_time_us
+
+    @property
     def is_full(self) -> bool:
         """Whether the next append goes on in another file, and closes this one."""
         return self._storage.can_append and self._current.size_bytes >= self._size_max_bytes

@@ -62,7 +62,7 @@ class Store:
         self.limits = Limits()
         self.as_of_us: int | None = None
         if as_of is not None:
-            self.as_of_us = self._moment_us(as_of)
+            self.as_of_us = self.moment_us(as_of)
             self._views = None
             self._check_had_begun(as_of)
 
@@ -113,9 +113,9 @@ class Store:
             return events
         place = event_id_of(since) if isinstance(since, str) else None
         if place is None:
-            after_us = self._moment_us(since)
+            after_us = self.moment_us(since)
             return [event for event in events if event.time_us > after_us]
-        last = (self._moment_us(since), *place)
+        last = (self.moment_us(since), *place)
         return [event for event in events if (event.time_us, event.writer, event.seq) > last]
 
     def lineage(
@@ -175,6 +175,17 @@ class Store:
 
         return Flow(name, store=self)
 
+    def moment_us(self, moment: str | datetime) -> int:
+        """A moment, or the log time of the event with that id, in µs. Raises: UsageError, NotFound for an event id that is not in the log."""
+        place = event_id_of(moment) if isinstance(moment, str) else None
+        if place is None:
+            return moment_us(moment)
+        with self._lock:
+            found = self._refreshed().event_time_us(*place)
+        if found is None:
+            raise NotFound(f"There is no event {moment} in {self.url}. `weft log` lists the ids.")
+        return found
+
     def close(self) -> None:
         with self._lock:
             self._views = None
@@ -195,17 +206,6 @@ class Store:
 
         newest = self.sql("select * from runs order by started_at desc limit 20")
         return f"<p><b>weft store</b> {escape(self.url)}</p>{newest._repr_html_()}"
-
-    def _moment_us(self, moment: str | datetime) -> int:
-        """Raises: UsageError, NotFound for an event id that is not in the log."""
-        place = event_id_of(moment) if isinstance(moment, str) else None
-        if place is None:
-            return moment_us(moment)
-        with self._lock:
-            found = self._refreshed().event_time_us(*place)
-        if found is None:
-            raise NotFound(f"There is no event {moment} in {self.url}. `weft log` lists the ids.")
-        return found
 
     def _check_had_begun(self, as_of: str | datetime) -> None:
         """Raises: NotFound, saying when the store began, for a moment before that."""

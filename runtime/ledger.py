@@ -172,12 +172,16 @@ class Ledger:
             if not self._unsynced:
                 self._unsynced = True
                 self._commit_at_s = clock.monotonic_s() + _COMMIT_S if self.is_sync_costly else 0.0
+            journal = self._journal
+            seq = journal.next_seq - len(batch)
             following: list[Event] = []
             for event, place in zip(batch, places, strict=True):
                 self._keep(event, place)
                 for command in self._machine.advance(event):
                     following += self._carry_out(command)
-                self._watch(event)
+                # As it is in the log; the machine has no use for that.
+                self._watch(event._replace(writer=journal.writer, seq=seq, time_us=journal.last_time_us))
+                seq += 1
             batch = following
 
     def know_code(self, code: FlowCode) -> None:

@@ -42,6 +42,7 @@ RESERVED_NAMES = frozenset(
         "help",
         "isolation",
         "keep_going",
+        "openlineage",
     }
 )
 
