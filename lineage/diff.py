@@ -86,13 +86,18 @@ class Diff:
         self.a = pairs.a
         self.b = pairs.b
         self.times = pairs.times
-        self.equal_artifacts = pairs.equal_artifacts
+        #: How many artifacts are equal, by step and name.
+        self.equal = pairs.equal
         self.code = list(code)
         self.differences = list(differences)
         self.causes = list(causes)
         self.artifacts = {_artifact_id(p.place, p.name): p for p in pairs.artifacts}
         self.reads = list(pairs.reads)
         self._contrast = contrast
+
+    @property
+    def equal_artifacts(self) -> int:
+        return sum(self.equal.values())
 
     @property
     def is_equal(self) -> bool:

@@ -30,6 +30,7 @@ __all__ = [
     "ValuePair",
     "collect_pairs",
     "find_run",
+    "run_facts",
 ]
 
 
@@ -68,6 +69,7 @@ class RunFacts(NamedTuple):
     origin_run_id: str | None
     graph: dict[str, Any] | None
     environment: dict[str, str]
+    command: tuple[str, ...] = ()
 
 
 class Saved(NamedTuple):
@@ -136,7 +138,9 @@ class StepTimes(NamedTuple):
 
 
 class Pairs(NamedTuple):
-    """All that is compared. Of tasks, artifacts and reads only what differs; `equal_artifacts` counts the others."""
+    """All that is compared. Of tasks, artifacts and reads only what differs; `equal` counts the other artifacts
+    by step and name.
+    """
 
     a: RunFacts
     b: RunFacts
@@ -146,7 +150,7 @@ class Pairs(NamedTuple):
     reads: list[ReadPair]
     external: list[ExternalPair]
     times: list[StepTimes]
-    equal_artifacts: int
+    equal: dict[tuple[str, str], int]
 
 
 #: Rows of a view that belong to the first run (side 0) and to the second (side 1).
@@ -197,10 +201,10 @@ class _Collector:
 
     def collect(self) -> Pairs:
         tasks, times = self._pair_tasks()
-        artifacts, values, equal_artifacts = self._pair_artifacts()
-        a, b = (_run_facts(self._store, *run) for run in self._runs)
+        artifacts, values, equal = self._pair_artifacts()
+        a, b = (run_facts(self._store, *run) for run in self._runs)
         reads, external = self._pair_reads(), self._pair_external()
-        return Pairs(a, b, values, tasks, artifacts, reads, external, times, equal_artifacts)
+        return Pairs(a, b, values, tasks, artifacts, reads, external, times, equal)
 
     def _ask(self, columns: str, view: str, more: str = "", params: Any = None) -> list[tuple[Any, ...]]:
         query = f"select {columns} from {_OF_BOTH.format(view=view)} v {more}"
@@ -231,8 +235,8 @@ class _Collector:
         ]
         return pairs, [StepTimes(step, *counts[step], *seconds[step]) for step in counts]
 
-    def _pair_artifacts(self) -> tuple[list[ArtifactPair], list[ValuePair], int]:
-        """Artifacts, parameters and constants that differ, and how many artifacts are equal."""
+    def _pair_artifacts(self) -> tuple[list[ArtifactPair], list[ValuePair], dict[tuple[str, str], int]]:
+        """Artifacts, parameters and constants that differ, and how many artifacts are equal, by step and name."""
         saved: tuple[dict[tuple[TaskPlace, str], str], ...] = ({}, {})
         given: tuple[dict[str, str], ...] = ({}, {})
         for side, step, task_id, name, digest in self._ask("side, step, task_id, name, digest", "artifacts"):
@@ -260,12 +264,10 @@ class _Collector:
             )
             for name in changed_values
         ]
-        return (
-            artifacts,
-            values,
-            len(saved[0].keys() & saved[1].keys())
-            - sum(pair.a is not None and pair.b is not None for pair in artifacts),
-        )
+        equal: dict[tuple[str, str], int] = {}
+        for place, name in (saved[0].keys() & saved[1].keys()).difference(changed):
+            equal[place.step, name] = equal.get((place.step, name), 0) + 1
+        return artifacts, values, equal
 
     def _known_of(self, digests: set[str]) -> dict[str, Saved]:
         """What is recorded of values, by digest."""
@@ -332,7 +334,8 @@ def _unequal(a: dict[Any, str], b: dict[Any, str]) -> list[Any]:
     return sorted({key for key, _ in a.items() ^ b.items()})
 
 
-def _run_facts(store: Answers, flow: str, run_id: str) -> RunFacts:
+def run_facts(store: Answers, flow: str, run_id: str) -> RunFacts:
+    """What is recorded of a run that is there."""
     ((status, started_at, duration_s, code_digest, origin, uid, user),) = store.rows(
         "select status, started_at, duration_s, code_digest, origin_run_id, run_uid, user_name "
         "from runs where flow = ? and run_id = ?",
@@ -348,7 +351,17 @@ def _run_facts(store: Answers, flow: str, run_id: str) -> RunFacts:
     environment = _environment(started, user)
     pathspec = f"{flow}/{run_id}"
     return RunFacts(
-        pathspec, flow, run_id, status, started_at, duration_s, code_digest, origin, graph, environment
+        pathspec,
+        flow,
+        run_id,
+        status,
+        started_at,
+        duration_s,
+        code_digest,
+        origin,
+        graph,
+        environment,
+        tuple(map(str, started.get("command") or ())),
     )
 
 
