@@ -97,9 +97,9 @@ class Inode:
             return bytes(seen[: draw.randint(kept, len(seen))])
         result = bytearray(seen)
         if loss == "zeros":
+            # Zeros begin at a sector, or where the last write ended that reached the disk.
             cut = draw.randint(kept, len(seen))
-            # Zeros begin at a sector: what shares one with bytes that were written was written with them.
-            cut = min(-(-cut // SECTOR_BYTES) * SECTOR_BYTES, len(seen))
+            cut = kept if draw.random() < 0.3 else min(-(-cut // SECTOR_BYTES) * SECTOR_BYTES, len(seen))
             result[cut:] = bytes(len(seen) - cut)
             return bytes(result)
         for start in range(kept - kept % SECTOR_BYTES, len(seen), SECTOR_BYTES):
