@@ -64,9 +64,21 @@ class Session(NamedTuple):
         from weft.lineage.store import open_store
 
         with open_store(self.store_url, as_of=self.as_of) as store:
-            yield store
-            sys.stdout.flush()
+            try:
+                yield store
+            finally:
+                sys.stdout.flush()
+                _warn(store)
             _tidy(store.storage)
+
+
+def _warn(store: Store) -> None:
+    """Say that the answer lacks events, so that nobody takes it for all there was."""
+    for path, where in sorted(store.damaged.items()):
+        click.echo(
+            f"warning: {path} is damaged {where}. Events that it held are not in this answer. Run `weft verify`.",
+            err=True,
+        )
 
 
 def _tidy(storage: Storage) -> None:

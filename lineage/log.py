@@ -62,6 +62,8 @@ class EventLog:
 
     def __init__(self, storage: Storage) -> None:
         self.storage = storage
+        #: Journals that were found damaged, and where: their events that fail a check are in no answer.
+        self.damaged: dict[str, str] = {}
         self._known: dict[str, SegmentFile] = {}
         self._proofs = Proofs(storage)
         self._chunks: dict[str, bytes] = {}
@@ -274,7 +276,8 @@ class EventLog:
             if not all(needle in data for needle in needles):
                 continue
             sealed = coverage.spans(name.writer)
-            for event in upcast_all(overlaps.events_once(name, _events_in(path, name, data))):
+            events = self._events_in(path, name, data)
+            for event in upcast_all(overlaps.events_once(name, events)):
                 if (
                     (run_uid is None or event.run_uid == run_uid)
                     and (run_id is None or event.run_id == run_id)
@@ -289,6 +292,17 @@ class EventLog:
             fresh = [path for path in paths if path not in self._chunks]
             fetched = dict(zip(fresh, self.storage.at_once(self.storage.get, fresh), strict=True))
             self._chunks = {p: fetched[p] if p in fetched else self._chunks[p] for p in paths}
+
+    def _events_in(self, path: str, name: JournalName, data: bytes) -> Iterable[Event]:
+        """The events in a journal's bytes that check; where others do not, that is kept in `damaged`."""
+        found = read_rows(data, name.first_seq)
+        if found.end == len(data):
+            return (event_of(name.writer, row) for row in found.rows)
+        content = parse_journal(path, data)
+        if content.state == "damaged":
+            first = next(problem for problem in content.problems if not problem.is_torn)
+            self.damaged[path] = f"at byte {first.offset:,}: {first.reason}"
+        return content.events
 
     def _listed(self) -> list[Segment]:
         return segments_of(list_segment_files(self.storage, self._known))
@@ -318,14 +332,6 @@ class EventLog:
                 path = next(iter(segment.files.values())).path
                 found.append((path, f"the files of its segment for {', '.join(segment.missing)} are gone"))
         return found
-
-
-def _events_in(path: str, name: JournalName, data: bytes) -> Iterable[Event]:
-    """The events in a journal's bytes that check."""
-    found = read_rows(data, name.first_seq)
-    if found.end == len(data):
-        return (event_of(name.writer, row) for row in found.rows)
-    return parse_journal(path, data).events
 
 
 def _holds(spans: Spans, event: Event) -> bool:

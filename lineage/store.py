@@ -70,6 +70,11 @@ class Store:
     def url(self) -> str:
         return self.storage.url
 
+    @property
+    def damaged(self) -> dict[str, str]:
+        """Journals that were found damaged so far, by path, and where: some of their events are in no answer."""
+        return dict(self._log.damaged)
+
     def sql(self, query: str, frames: Mapping[str, Any] | None = None, **params: Any) -> Result:
         """Run one read-only query over the views; `$name` in it is the parameter `name`.
 

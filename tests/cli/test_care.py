@@ -94,3 +94,18 @@ def test_a_question_that_cannot_seal_answers_all_the_same(store_folder: Path, we
     _record_runs(store_folder, 60)
     (store_folder / "log").write_text("a file where a folder has to be")
     assert len(weft("runs", "--limit", "0", "--json").json) == 62
+
+
+def test_an_answer_that_lacks_events_of_a_damaged_journal_says_so(weft: Ask, store_folder: Path) -> None:
+    before = weft("sql", "select count(*) from events")
+    assert before.err == ""
+    journal, *_ = sorted((store_folder / "journal").iterdir())
+    data = bytearray(journal.read_bytes())
+    data[len(data) // 2] ^= 1
+    journal.write_bytes(data)
+    after = weft("sql", "select count(*) from events")
+    assert after.code == 0
+    assert after.out != before.out
+    assert after.err.startswith(f"warning: journal/{journal.name} is damaged at byte ")
+    assert after.err.endswith("Events that it held are not in this answer. Run `weft verify`.\n")
+    assert weft("verify").code == 1
