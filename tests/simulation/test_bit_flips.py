@@ -209,9 +209,8 @@ FLOW = """
     """
 
 COMMANDS: tuple[tuple[str, ...], ...] = (
-    ("runs",),
     ("runs", "--json"),
-    ("show", "Small"),
+    ("show", "{run}", "--json"),
     ("sql", "select name, value, digest from artifacts order by all"),
     ("sql", "select kind, count(*), max(payload) from events group by all order by all", "--format", "json"),
     ("log", "--json"),
