@@ -23,7 +23,7 @@ from typing import Literal
 import pytest
 
 from tests import faults
-from tests.faults import Crash, Disk, Fault, FaultyStorage
+from tests.faults import Crash, Disk, Fault, FaultyStorage, RemoteFaultyStorage
 from tests.simulation.world import Content, World, contents, tidy
 from weft.lineage.description import create_store, read_description
 from weft.lineage.errors import NotFound, StoreUnavailable
@@ -37,7 +37,7 @@ from weft.lineage.verify import Problem, verify
 
 def check(world: World, disk: Disk) -> None:
     """Open the store as the next process does, and hold it against the model."""
-    storage = FaultyStorage(disk)
+    storage = FaultyStorage(disk) if world.storage.can_append else RemoteFaultyStorage(disk)
     try:
         found = contents(storage)
         missing = world.acknowledged - set(found)
@@ -132,7 +132,7 @@ def _sweep(seed: int, count: int, steps: list[int], losses: int) -> int:
 def test_crash_at_some_steps_loses_nothing_acknowledged(seed: int) -> None:
     total = _steps(seed, 20)
     draw = random.Random(seed)
-    assert _sweep(seed, 20, sorted(draw.sample(range(total), 5)), losses=1) > 25
+    assert _sweep(seed, 20, sorted(draw.sample(range(total), 4)), losses=1) > 20
 
 
 @pytest.mark.slow
@@ -189,6 +189,55 @@ def test_a_full_disk_loses_nothing_and_works_once_there_is_space(seed: int) -> N
         disk = world.faulty.disk.after_kill()
         disk.capacity_bytes = None
         check(world, disk)
+
+
+def _bucket_faults(total: int, draw: random.Random, count: int) -> Iterator[Fault]:
+    kinds: tuple[Literal["before", "after", "error", "error_after"], ...]
+    kinds = ("before", "after", "error", "error_after")
+    for step in sorted(draw.sample(range(total), min(count, total))):
+        yield Fault(step, draw.choice(kinds), is_lasting=draw.random() < 0.3)
+
+
+def _check_bucket(seed: int, actions: int, count: int) -> int:
+    """Requests that are cut off, refused, or answered with an error although they were carried out."""
+    draw = random.Random(seed)
+    whole = _FaultyWorld(RemoteFaultyStorage(), seed)
+    whole.act(actions)
+    for fault in _bucket_faults(whole.faulty.steps, draw, count):
+        world = _FaultyWorld(RemoteFaultyStorage(fault=fault), seed)
+        with contextlib.suppress(Crash, StoreUnavailable):
+            world.act(actions)
+        check(world, world.faulty.disk.after_kill())
+    return whole.faulty.steps
+
+
+@pytest.mark.parametrize("seed", faults.seeds([9]))
+def test_requests_that_fail_or_only_seem_to_lose_nothing_acknowledged(seed: int) -> None:
+    _check_bucket(seed, 20, 8)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", faults.seeds(range(300, 305)))
+def test_any_request_that_fails_or_only_seems_to_loses_nothing_acknowledged(seed: int) -> None:
+    print(f"seed {seed}: {_check_bucket(seed, 40, 1 << 30)} requests")
+
+
+@pytest.mark.parametrize("seed", faults.seeds([10]))
+@pytest.mark.parametrize("lag", [1, 4])
+def test_listings_that_lag_hide_events_and_never_change_or_lose_them(lag: int, seed: int) -> None:
+    """Within the time of grace, which is longer than any listing lags."""
+    storage = RemoteFaultyStorage(lag=lag)
+    world = _FaultyWorld(storage, seed)
+    world.grace_s = None
+    world.act(30)
+    with contextlib.suppress(StoreUnavailable):
+        stale = contents(storage)
+        assert all(world.told[name] == content for name, content in stale.items())
+    storage.lag = 0
+    found = contents(storage)
+    assert world.acknowledged <= set(found)
+    assert all(world.told[name] == content for name, content in found.items())
+    assert verify(storage).is_sound
 
 
 def test_a_sync_that_failed_is_not_tried_again() -> None:

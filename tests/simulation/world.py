@@ -27,6 +27,7 @@ class World:
     def __init__(self, storage: Storage, seed: int, kill: Callable[[Journal], None]) -> None:
         self.storage = storage
         self.kill = kill
+        self.grace_s: float | None = _OLD
         self.told: dict[str, Content] = {}
         self.acknowledged: set[str] = set()
         self.objects: dict[bytes, bytes] = {}
@@ -56,11 +57,11 @@ class World:
                 data = self._draw.randbytes(self._draw.choice((0, 10, 3000)))
                 self.objects[Objects(self.storage).put([data])] = data
             else:
-                tidy(EventLog(self.storage))
+                tidy(EventLog(self.storage), self.grace_s)
         for journal in journals:
             self._close(journal)
-        tidy(EventLog(self.storage))
-        tidy(EventLog(self.storage))
+        tidy(EventLog(self.storage), self.grace_s)
+        tidy(EventLog(self.storage), self.grace_s)
 
     def _create(self) -> Journal:
         self._writers += 1
@@ -80,13 +81,14 @@ class World:
         is_synced = self._draw.random() < 0.7
         old_path = journal.path
         journal.append(events)
-        if journal.path != old_path:
+        if journal.path != old_path and self.storage.can_append:
             # What the old file held was synced with the frame that closes it.
             self._acknowledge(journal.writer, self._waiting[journal.writer] - {str(e.name) for e in events})
         if is_synced:
             journal.sync()
             self._acknowledge(journal.writer, set(self._waiting[journal.writer]))
-            self.synced_bytes[journal.path] = self.storage.size(journal.path)
+            if self.storage.can_append:
+                self.synced_bytes[journal.path] = self.storage.size(journal.path)
 
     def _close(self, journal: Journal) -> None:
         journal.close()
@@ -98,9 +100,9 @@ class World:
         self._waiting[writer] -= names
 
 
-def tidy(log: EventLog) -> None:
+def tidy(log: EventLog, grace_s: float | None = _OLD) -> None:
     """Seal and remove, compact and write what is kept of folds: all that a log does by itself."""
-    log.tidy(is_whole=True, grace_s=_OLD)
+    log.tidy(is_whole=True, grace_s=grace_s)
 
 
 def contents(storage: Storage) -> dict[str, Content]:
