@@ -70,6 +70,8 @@ def create_store(storage: Storage, version: str = VERSION) -> Description:
     import json
 
     if storage.exists(DESCRIPTION):
+        # Whoever made it may have been killed before its name was durable.
+        storage.sync_folder("")
         return read_description(storage)
     description = Description(FORMAT, version, clock.random_bytes(_STORE_ID_BYTES).hex())
     text = json.dumps(description._asdict() | {_CHECK: _check_of(description)}, indent=2) + "\n"

@@ -117,6 +117,8 @@ class LocalStorage:
             return False
         except OSError as error:
             raise files.unavailable(error, self._path(path)) from error
+        # Whoever put it there may have been killed before its name was durable.
+        self._sync_parent(self._path(path))
         return True
 
     def create_append(self, path: str) -> AppendFile:

@@ -91,7 +91,10 @@ class SegmentWriter:
     def publish(self, family: str, data: bytes | memoryview) -> None:
         digest = hashlib.sha256(data).digest()
         path = segment_path(SegmentName(family, digest))
-        if not self._storage.exists(path):
+        if self._storage.exists(path):
+            # Whoever put it there may have been killed before its name was durable.
+            self._storage.sync_folder(path.rpartition("/")[0])
+        else:
             self._storage.put(path, data)
         self._files[family] = SegmentFile(path, digest, len(data), self._footers[family])
 

@@ -129,7 +129,7 @@ class Storage(Protocol):
         """When the file was written or refreshed last. Raises: NotFound."""
 
     def refresh(self, path: str) -> bool:
-        """Set the file's time to now; False if there is no such file."""
+        """Set the file's time to now, and make its name durable; False if there is no such file."""
 
     def create_append(self, path: str) -> AppendFile:
         """Create an empty file to append to; nobody sees it before this writer holds its exclusive lock.

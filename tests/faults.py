@@ -274,6 +274,7 @@ class FaultyStorage:
             return False
         inode = self.disk.names[path]
         self._step(f"utime {path}", lambda: setattr(inode, "modified_us", self.now_us()))
+        self.sync_folder(_folder(path))
         return True
 
     def create_append(self, path: str) -> AppendFile:

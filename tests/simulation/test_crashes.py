@@ -16,9 +16,10 @@ WEFT_TEST_SEED=<seed> replays one workload with its losses.
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import random
 from collections.abc import Iterator
-from typing import Literal
+from typing import Any, Literal
 
 import pytest
 
@@ -238,6 +239,46 @@ def test_listings_that_lag_hide_events_and_never_change_or_lose_them(lag: int, s
     assert world.acknowledged <= set(found)
     assert all(world.told[name] == content for name, content in found.items())
     assert verify(storage).is_sound
+
+
+class _Unlucky(random.Random):
+    """Of all that a power loss may leave, what was durable for certain."""
+
+    def choice(self, seq: Any) -> Any:
+        return seq[0]
+
+
+@pytest.mark.parametrize("what", ["weft.json", "objects/", "log/"])
+def test_a_name_that_a_killed_process_left_is_durable_before_it_is_relied_on(what: str) -> None:
+    """A kill between a file's name and the sync of its folder, another process, then a power loss."""
+
+    def work(storage: FaultyStorage) -> None:
+        create_store(storage)
+        Objects(storage).put([b"value"])
+        if not storage.list("journal"):
+            journal = Journal.create(storage)
+            journal.append([Event(kind="tag_added", name="first")])
+            journal.close()
+        tidy(EventLog(storage))
+
+    whole = FaultyStorage()
+    work(whole)
+    named = [
+        line
+        for line in whole.disk.story
+        if line.split(": ")[1].startswith((f"link {what}", f"rename {what}"))
+    ]
+    assert named
+    killed = FaultyStorage(fault=Fault(int(named[0].split(":")[0]), "after"))
+    with pytest.raises(Crash):
+        work(killed)
+    following = FaultyStorage(killed.disk.after_kill())
+    work(following)
+    found = FaultyStorage(following.disk.after_power_loss(_Unlucky(), ["lost"]))
+    read_description(found)
+    assert Objects(found).get(hashlib.sha256(b"value").digest()) == b"value"
+    assert list(contents(found)) == ["first"]
+    assert verify(found).is_sound
 
 
 def test_a_sync_that_failed_is_not_tried_again() -> None:
