@@ -19,6 +19,9 @@ if TYPE_CHECKING:
 
 __all__ = ["pull", "push"]
 
+#: What was left behind is shown up to so many files.
+_LEFT_SHOWN_MAX = 20
+
 
 @click.command(short_help="Send what another store lacks there.")
 @click.argument("url")
@@ -99,9 +102,12 @@ def _move(source: Storage, target: Storage, verb: str, preposition: str, is_json
         f"{verb} {format_count(report.events, 'event')} in {files} and {format_count(report.objects, 'object')} "
         f"({format_bytes(report.size_bytes)}) {preposition} {escape_controls(other)}"
     )
-    for left in report.left:
+    for left in report.left[:_LEFT_SHOWN_MAX]:
         output.line(f"left {escape_controls(left.path)}: {escape_controls(left.reason)}", "yellow")
         output.line(f"  {left.advice}")
+    more = len(report.left) - _LEFT_SHOWN_MAX
+    if more > 0:
+        output.line(f"and {format_count(more, 'more file')}; --json lists all", "yellow")
     return code
 
 

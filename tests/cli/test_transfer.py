@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import Project
+from tests.servers import S3
 from weft.lineage.local import LocalStorage
 from weft.lineage.log import EventLog
 from weft.lineage.paths import OBJECTS
@@ -135,6 +136,21 @@ def test_pull_without_a_store_here_names_the_option(tmp_path: Path) -> None:
     done = _weft(tmp_path, "pull", "nowhere")
     assert done.returncode == 2
     assert "--store" in done.stderr
+
+
+def test_push_to_an_object_store_and_pull_from_it(project: Project, s3: S3) -> None:
+    url = s3.new_url()
+    done = _weft(project.folder, "push", url)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.strip().endswith(f"to {url}")
+    runs = json.loads(_weft(project.folder, "--store", url, "runs", "--json").stdout)
+    assert [run["status"] for run in runs] == ["succeeded"]
+    puts = len(s3.puts(url))
+    assert _weft(project.folder, "push", url).stdout.startswith("sent 0 events")
+    assert len(s3.puts(url)) == puts
+    assert _weft(project.folder, "--store", "mine", "pull", url).returncode == 0
+    assert _events(project.folder / "mine") == _events(project.store)
+    assert verify(LocalStorage(str(project.folder / "mine"))).problems == []
 
 
 def test_push_shows_bars_on_a_terminal_only(project: Project) -> None:
