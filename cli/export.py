@@ -47,7 +47,7 @@ def export(
         raise UsageError("--append adds to a file. Name it with --output.")
     with session.open() as store:
         since_us = None if since is None else store.moment_us(since)
-        documents = documents_of(store, store.storage, namespace_of(namespace), since_us, store.as_of_us)
+        documents = documents_of(store, namespace_of(namespace), since_us)
         if path is None:
             output = Output()
             for document in documents:

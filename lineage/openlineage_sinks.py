@@ -15,8 +15,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from weft.lineage.errors import WeftError
-from weft.lineage.events import Event
-from weft.lineage.log import EventLog
+from weft.lineage.events import COLUMNS, Event
 from weft.lineage.objects import Objects
 from weft.lineage.openlineage import NAMESPACE, Document, Lookup, TableSchema, key_of, translate
 from weft.lineage.paths import object_path
@@ -41,6 +40,8 @@ NAMESPACE_VARIABLE = "OPENLINEAGE_NAMESPACE"
 
 _FAMILIES = ("run", "task", "artifact", "use")
 _LINES_AT_ONCE = 500
+_RUNS_AT_ONCE = 500
+_TASKS_AT_ONCE = 5_000
 _FOOTER_TAIL_BYTES = 8
 _FOOTER_BYTES_MAX = 16 << 20
 
@@ -138,24 +139,54 @@ def text_of(document: Document) -> str:
     return json.dumps(document, ensure_ascii=True, sort_keys=True, separators=(",", ":"))
 
 
-def documents_of(
-    store: Answers, storage: Storage, namespace: str, since_us: int | None = None, until_us: int | None = None
-) -> Iterator[Document]:
-    """The OpenLineage events of all runs, oldest run first; with `since_us` those later than that."""
-    log = EventLog(storage)
-    lookup = lookup_in(Objects(storage))
+def documents_of(store: Answers, namespace: str, since_us: int | None = None) -> Iterator[Document]:
+    """The OpenLineage events of all runs, by flow and then the oldest run first; with `since_us` only later ones."""
+    lookup = lookup_in(store.objects)
     runs = store.rows(
-        "select flow, run_id, run_uid from runs where ?::bigint is null or finished_at is null "
-        "or epoch_us(finished_at) > ? order by started_at, flow, run_id",
+        "select flow, run_id, run_uid, tasks from runs where ?::bigint is null or finished_at is null "
+        "or epoch_us(finished_at) > ? order by flow, started_at, run_id",
         [since_us, since_us],
     )
-    for flow, run_id, uid in runs:
-        events: list[Event] = log.events(flow, run_id.partition("~")[0], bytes.fromhex(uid), _FAMILIES)
-        if until_us is not None:
-            events = [event for event in events if event.time_us <= until_us]
-        for document in translate(events, lookup, namespace):
-            if since_us is None or _time_us(document) > since_us:
-                yield document
+    for flow, batch in _batches(runs):
+        told = _events_of(store, flow, batch)
+        for uid in batch:
+            for document in translate(told.get(uid, ()), lookup, namespace):
+                if since_us is None or _time_us(document) > since_us:
+                    yield document
+
+
+def _batches(runs: Iterable[tuple[Any, ...]]) -> Iterator[tuple[str, dict[bytes, str]]]:
+    """Runs of one flow that are read at once, each time so many that their events fit into memory: ids by `run_uid`."""
+    batch: dict[bytes, str] = {}
+    last_flow, count = "", 0
+    for flow, run_id, uid, tasks in runs:
+        if batch and (flow != last_flow or len(batch) >= _RUNS_AT_ONCE or count + tasks > _TASKS_AT_ONCE):
+            yield last_flow, batch
+            batch, count = {}, 0
+        batch[bytes.fromhex(uid)] = run_id.partition("~")[0]
+        last_flow, count = flow, count + tasks
+    if batch:
+        yield last_flow, batch
+
+
+def _events_of(store: Answers, flow: str, runs: dict[bytes, str]) -> dict[bytes, list[Event]]:
+    """What the log tells of runs of a flow, by `run_uid`, in its order."""
+    columns = ", ".join(column.name for column in COLUMNS)
+    found: dict[bytes, list[Event]] = {}
+    for family in _FAMILIES:
+        rows = store.rows(
+            f"select {columns} from raw.{family}_events where flow = ? and run_id in (select unnest(?::varchar[]))",
+            [flow, sorted(set(runs.values()))],
+        )
+        for row in rows:
+            event = Event(*row)
+            if event.run_uid in runs:
+                payload: Any = event.payload
+                event = event._replace(payload=json.loads(payload) if payload else None)
+                found.setdefault(event.run_uid or b"", []).append(event)
+    for events in found.values():
+        events.sort(key=lambda event: (event.time_us, event.writer, event.seq))
+    return found
 
 
 def lookup_in(objects: Objects) -> Lookup:

@@ -93,7 +93,7 @@ class LiveExport:
 
         first_us = since_us if noted_us is None else min(since_us, noted_us)
         with Store(self._storage) as store:
-            self._sink.add_missing(documents_of(store, self._storage, self._namespace, first_us - 1))
+            self._sink.add_missing(documents_of(store, self._namespace, first_us - 1))
         self._note.clear()
 
     def _write(self) -> None:

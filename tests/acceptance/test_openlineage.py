@@ -56,7 +56,7 @@ def _lines(path: Path) -> list[str]:
 
 def _exported(project: Project) -> list[str]:
     with Store(LocalStorage(str(project.store))) as store:
-        return [text_of(d) for d in documents_of(store, store.storage, "weft")]
+        return [text_of(d) for d in documents_of(store, "weft")]
 
 
 def test_what_is_written_live_is_what_the_log_gives(project: Project) -> None:

@@ -201,7 +201,7 @@ def test_the_same_log_gives_the_same_events(story: Story) -> None:
     story.next_journal()
     story.store()._log.seal(force=True)
     with story.store() as store:
-        assert [text_of(d) for d in documents_of(store, story.storage, "weft")] == hot
+        assert [text_of(d) for d in documents_of(store, "weft")] == hot
 
 
 def test_only_later_events_are_exported_when_asked(story: Story) -> None:
@@ -210,7 +210,7 @@ def test_only_later_events_are_exported_when_asked(story: Story) -> None:
     second = begin(story, "2")
     story.task(second, "start", "1")
     with story.store() as store:
-        found = list(documents_of(store, story.storage, "mine", between_us))
+        found = list(documents_of(store, "mine", between_us))
     assert shape(found) == [("START", "F"), ("START", "F.start"), ("COMPLETE", "F.start")]
     assert found[0]["job"]["namespace"] == "mine"
 
