@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from weft.lineage.sides import External
+from weft.lineage.uses import Place
 
 if TYPE_CHECKING:
     from weft.lineage.edges import Graph
@@ -19,18 +20,26 @@ _REUSING = """
 
 def radius_of(graph: Graph) -> dict[str, int]:
     """See `Graph.radius`."""
-    sides = [graph.sides["down"]] if "down" in graph.sides else list(graph.sides.values())
-    keys = {key for side in sides for key, _ in side.depths()}
-    keys -= {key for side in sides for key in side.roots}
-    artifacts = [key for key in keys if len(key) == 3]
-    tasks = {
-        (key[0], key[1]) for key in keys if not isinstance(key, External) and key[0].step != "_parameters"
-    }
-    runs = {(place.flow, place.run_id) for place, _ in tasks}
+    side = graph.sides.get("down") or graph.sides["up"]
+    side.complete()
+    #: Artifacts and tasks by step, without the roots.
+    artifacts: dict[Place, int] = {}
+    tasks = {place: len(ids) for place, ids in side.tasks.items()}
+    for (place, _), ids in side.artifacts.items():
+        artifacts[place] = artifacts.get(place, 0) + len(ids)
+    externals = len(side.externals)
+    for key in side.roots:
+        if isinstance(key, External):
+            externals -= 1
+        else:
+            counted = artifacts if len(key) == 3 else tasks
+            counted[key[0]] -= 1
+    places = [place for counts in (artifacts, tasks) for place, count in counts.items() if count]
+    runs = {(place.flow, place.run_id) for place in places if place.step != "_parameters"}
     return {
-        "artifacts": len(artifacts),
-        "tasks": len([key for key in keys if len(key) == 2 and not isinstance(key, External)]),
-        "externals": len([key for key in keys if isinstance(key, External)]),
+        "artifacts": sum(artifacts.values()),
+        "tasks": sum(tasks.values()),
+        "externals": externals,
         "runs": len(runs),
         "flows": len({flow for flow, _ in runs}),
         "reusing_runs": _reusing_runs(graph, runs),
@@ -60,8 +69,7 @@ def _reusing_runs(graph: Graph, runs: set[tuple[str, str]]) -> int:
     found = set()
     for uid, flow, run_id, *producer in graph.details.store.rows(_REUSING.format(condition), params):
         step, task_id, maker_flow, maker_run = producer
-        place = (maker_flow, maker_run, step)
-        if any(tuple(p) == place and task_id in ids for p, ids in side.tasks.items()):
+        if task_id in side.tasks.get(Place(maker_flow, maker_run, step), ()):
             found.add((flow, uses.shown(uid, flow, run_id)))
     return len(found - runs)
 

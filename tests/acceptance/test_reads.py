@@ -229,3 +229,37 @@ def test_resumed_runs_record_the_files_of_their_parameters(project: Project) -> 
     (project.folder / "data" / "in.csv").write_bytes(b"new")
     resumed = project.resume()
     assert _external(resumed)[0] == ("_parameters", "read", f"{project.folder}/data/in.csv", _sha(b"new"), 3)
+
+
+_WATCHED = """
+    import pyarrow as pa
+    import pyarrow.csv as csv
+    import weft
+
+    class Watched(FlowSpec):
+        @step
+        def start(self):
+            self.table = csv.read_csv("in.csv")
+            self.next(self.end)
+
+        @step
+        def end(self):
+            csv.write_csv(self.table, "out.csv")
+            assert weft.sql("select count(*) from artifacts").fetchall()[0][0] > 0
+
+    if __name__ == "__main__":
+        Watched()
+"""
+
+
+@pytest.mark.parametrize("isolation", ["fork", "spawn"])
+def test_readers_of_libraries_are_recorded_where_that_is_asked_for(project: Project, isolation: str) -> None:
+    project.write(_WATCHED)
+    (project.folder / "in.csv").write_text("a,b\n1,2\n")
+    run = project.run("--isolation", isolation, WEFT_TRACK="auto")
+    written = (project.folder / "out.csv").read_bytes()
+    # What weft reads in the store for the step's query is not the step's.
+    assert _external(run) == [
+        ("start", "read", f"{project.folder}/in.csv", _sha(b"a,b\n1,2\n"), 8),
+        ("end", "write", f"{project.folder}/out.csv", _sha(written), len(written)),
+    ]
