@@ -7,11 +7,11 @@ next version of it. Kinds that are not known here, and versions that are higher,
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator
 
-from weft.lineage.events import KINDS, Event
+from weft.lineage.events import Event
 
-__all__ = ["UPCASTERS", "old_kinds", "upcast", "upcast_all"]
+__all__ = ["UPCASTERS", "upcast", "upcast_all"]
 
 
 def _run_lost_1(event: Event) -> Event:
@@ -41,12 +41,3 @@ def upcast_all(events: Iterable[Event]) -> Iterator[Event]:
     """Each event as the current version tells it."""
     for event in events:
         yield upcast(event) if event.kind in _CHANGED else event
-
-
-def old_kinds(versions: Mapping[str, int], family: str) -> list[str]:
-    """The kinds of a family of which a segment may hold old versions; `versions` is what its footer says."""
-    return sorted(
-        kind
-        for kind in _CHANGED
-        if KINDS[kind].family == family and kind in versions and versions[kind] < KINDS[kind].version
-    )
