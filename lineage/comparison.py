@@ -37,7 +37,23 @@ def _compare(store: Answers, pairs: Pairs) -> Diff:
         for change in changes
         if not change.is_cosmetic
     }
+    reached = _as_recorded(reached, pairs)
     return compare(pairs, changes, reached, partial(contrast, store))
+
+
+def _as_recorded(reached: dict[tuple[str, str], list[str]], pairs: Pairs) -> dict[tuple[str, str], list[str]]:
+    """What changes of code reach, by what the runs recorded of each step: its code is the same, or it is not.
+
+    Names say too much; and where they say too little, any of the changes may be why a step's code is another.
+    """
+    a, b = pairs.a.step_code, pairs.b.step_code
+    if not a or not b:
+        return reached
+    differing = [step for step in {**a, **b} if a.get(step) != b.get(step)]
+    unexplained = [step for step in differing if not any(step in steps for steps in reached.values())]
+    return {
+        place: [step for step in steps if step in differing] + unexplained for place, steps in reached.items()
+    }
 
 
 def read_code(store: Answers, code_digest: str) -> tuple[str, dict[str, str]]:

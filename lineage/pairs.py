@@ -57,7 +57,10 @@ class TaskPlace(NamedTuple):
 
 
 class RunFacts(NamedTuple):
-    """One of the two runs. `environment` is Python, platform, host and, by `package <name>`, versions."""
+    """One of the two runs. `environment` is Python, platform, host and, by `package <name>`, versions.
+
+    `step_code` is the digest of the code that each step reaches, where that was recorded.
+    """
 
     pathspec: str
     flow: str
@@ -70,6 +73,7 @@ class RunFacts(NamedTuple):
     graph: dict[str, Any] | None
     environment: dict[str, str]
     command: tuple[str, ...] = ()
+    step_code: dict[str, str] = {}  # noqa: RUF012  # never changed
 
 
 class Saved(NamedTuple):
@@ -347,8 +351,14 @@ def run_facts(store: Answers, flow: str, run_id: str) -> RunFacts:
         [flow, run_id.partition("~")[0], uid],
     )
     started: dict[str, Any] = json.loads(rows[0][0]) if rows and rows[0][0] else {}
+    rows = store.rows(
+        "select payload::varchar from raw.other_events where kind = 'code_reached' and flow = ? and run_id = ? "
+        "and run_uid = unhex(?) order by epoch desc, time_us limit 1",
+        [flow, run_id.partition("~")[0], uid],
+    )
+    reached: dict[str, Any] = json.loads(rows[0][0]) if rows and rows[0][0] else {}
     graph = started.get("graph") or None
-    environment = _environment(started, user)
+    environment = _environment(started, reached, user)
     pathspec = f"{flow}/{run_id}"
     return RunFacts(
         pathspec,
@@ -362,13 +372,16 @@ def run_facts(store: Answers, flow: str, run_id: str) -> RunFacts:
         graph,
         environment,
         tuple(map(str, started.get("command") or ())),
+        {step: code["digest"] for step, code in (reached.get("steps") or {}).items()},
     )
 
 
-def _environment(started: dict[str, Any], user: str | None) -> dict[str, str]:
+def _environment(started: dict[str, Any], reached: dict[str, Any], user: str | None) -> dict[str, str]:
     git = started.get("git") or {}
     facts = {name: started.get(name) for name in ("python", "platform", "weft", "host", "isolation")}
     facts |= {"user": user, "git commit": git.get("commit"), "git branch": git.get("branch")}
-    packages = started.get("packages") or {}
+    # What was imported when the run began, and what the code imports later.
+    told = {**(reached.get("packages") or {}), **(started.get("packages") or {})}
+    packages = {name.replace("-", "_"): version for name, version in told.items()}
     facts |= {f"package {name}": version for name, version in sorted(packages.items())}
     return {name: str(value) for name, value in facts.items() if value is not None}

@@ -76,3 +76,22 @@ def test_a_changed_line_and_a_changed_parameter_explain_what_came_of_them(projec
         assert "3 of 3 elements differ, by 3 at most" in array.summary
         environment = of_code.a.environment
         assert {"package numpy", "package pyarrow", "package msgpack"} <= set(environment)
+
+
+def test_a_line_that_no_step_reaches_is_no_cause(project: Project) -> None:
+    """What each step's code was is recorded; an import of the module reaches none of them."""
+    project.write(
+        FLOW.replace("self.numbers = [1, 2, 3]", "self.numbers = [1, int(os.environ['N']), 3]").replace(
+            "import numpy", "import os\nimport numpy"
+        )
+    )
+    first = project.run(N="2")
+    source = (project.folder / "flow.py").read_text()
+    (project.folder / "flow.py").write_text(source.replace("import os\n", "import os\nimport json\n"))
+    second = project.run(N="5")
+    with Store(LocalStorage(str(project.store))) as store:
+        diff = store.diff(f"Made/{first.run_id}", f"Made/{second.run_id}")
+    assert [(c.id, bool(c.effects)) for c in diff.causes] == [
+        ("artifact start/numbers", True),
+        ("code flow.py:", False),
+    ]
