@@ -355,7 +355,12 @@ def _check_all(project: Project, tmp_path_factory: pytest.TempPathFactory, seed:
     for folder in ("journal", "log", "objects"):
         if (other.store / folder).exists():
             shutil.copytree(other.store / folder, project.store / folder, dirs_exist_ok=True)
-    _check(str(project.store), Oracle([here.oracle, there.oracle]), seed, "merged")
+    both = Oracle([here.oracle, there.oracle])
+    _check(str(project.store), both, seed, "merged")
+    log = EventLog(LocalStorage(str(project.store)))
+    log.seal(force=True, grace_s=0)
+    assert log.compact(is_whole=True, grace_s=0).merged
+    _check(str(project.store), both, seed, "compacted")
 
 
 @pytest.mark.parametrize("seed", _SEEDS)
