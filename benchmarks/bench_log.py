@@ -13,12 +13,13 @@ import msgpack
 from benchmarks.measure import bare_syncs_s
 from benchmarks.report import Figure, answer_of
 from benchmarks.workloads import Size, history
-from weft.lineage.codec import HEADER_BYTES, Frame, scan
+from weft.lineage.codec import HEADER_BYTES, event_of, read_rows
+from weft.lineage.collector import CollectorPause
 from weft.lineage.events import Event
 from weft.lineage.journal import Journal
 from weft.lineage.local import LocalStorage
 from weft.lineage.log import EventLog
-from weft.lineage.paths import JOURNALS
+from weft.lineage.paths import JOURNALS, journal_name
 
 __all__ = ["measure_append", "measure_read", "measure_seal"]
 
@@ -74,10 +75,15 @@ def measure_read(size: Size, seed: int, folder: str) -> tuple[list[Figure], str]
     storage = LocalStorage(os.path.join(folder, "read"))
     write_history(storage, seed, size.decoded)
     buffers = [storage.get(path) for path in storage.list(JOURNALS)]
+    firsts = [name.first_seq for path in storage.list(JOURNALS) if (name := journal_name(path))]
     start = time.perf_counter()
-    found = [frame for buffer in buffers for frame in scan(_WRITER, buffer)]
-    scan_s = time.perf_counter() - start
-    frames = [frame for frame in found if isinstance(frame, Frame)]
+    with CollectorPause():
+        found = [
+            event_of(_WRITER, row)
+            for buffer, first in zip(buffers, firsts, strict=True)
+            for row in read_rows(buffer, first).rows
+        ]
+    read_s = time.perf_counter() - start
     payloads = []
     for buffer in buffers:
         payloads += _payloads(buffer)
@@ -89,9 +95,9 @@ def measure_read(size: Size, seed: int, folder: str) -> tuple[list[Figure], str]
     stored = sum(len(buffer) for buffer in buffers)
     return [
         Figure("bare msgpack + crc32", len(payloads) / bare_s, "events/s"),
-        Figure("journal read", len(frames) / scan_s, "events/s", scan_s / bare_s, "the time of bare"),
-        Figure("journal", stored / len(frames), "B/event"),
-    ], answer_of(_told(frame.event for frame in frames))
+        Figure("journal read", len(found) / read_s, "events/s", read_s / bare_s, "the time of bare"),
+        Figure("journal", stored / len(found), "B/event"),
+    ], answer_of(_told(found))
 
 
 def _payloads(buffer: bytes) -> list[bytes]:

@@ -15,6 +15,9 @@ __all__ = ["Missing", "Needs"]
 _NAMED_MAX = 5
 _FETCHED_ROWS = 10_000
 
+#: Of objects that are missing in one family of one segment so many are named, the others are counted.
+_MISSING_MAX = 1_000
+
 
 class Missing(NamedTuple):
     """An object that events need and that is not there, or has too few bytes; that many events need it."""
@@ -43,6 +46,8 @@ class Needs:
 
     def __init__(self) -> None:
         self._found: dict[bytes, _Need] = {}
+        #: Objects that are missing and of which nothing more is known.
+        self.unnamed_count = 0
         #: A pathspec for each manifest of code.
         self._manifests: dict[bytes, str] = {}
 
@@ -66,15 +71,16 @@ class Needs:
                 continue
             source = f"({_NEEDED.format(source=queries[family])})"
             cursor = connection.execute(f"select distinct object, size_bytes from {source}")
-            lacking = set()
+            lacking: set[bytes] = set()
             while rows := cursor.fetchmany(_FETCHED_ROWS):
                 lacking |= {digest for digest, size_bytes in rows if objects.get(digest, -1) < size_bytes}
-            for digest in sorted(lacking):
-                row = connection.execute(
-                    f"select max(size_bytes), count(*), min(pathspec, {_NAMED_MAX}) from {source} where object = ?",
-                    [digest],
-                ).fetchone()
-                self._need(digest).add(*row)
+            self.unnamed_count += max(0, len(lacking) - _MISSING_MAX)
+            for digest, *need in connection.execute(
+                f"select object, max(size_bytes), count(*), min(pathspec, {_NAMED_MAX}) from {source} "
+                "semi join (select unnest(?::BLOB[]) as object) using (object) group by object",
+                [sorted(lacking)[:_MISSING_MAX]],
+            ).fetchall():
+                self._need(digest).add(*need)
             if family == "run":
                 rows = connection.execute(
                     f"select digest, min({_PATHSPEC}) from ({queries[family]}) "

@@ -366,6 +366,9 @@ class _Verification:
             what = "is too short" if missing.digest in self._objects else "is missing"
             reason = f"object {digest_to_text(missing.digest)} {what}"
             self._add(object_path(missing.digest), None, None, reason, affected, _OBJECT_ADVICE)
+        if needs.unnamed_count:
+            reason = f"{needs.unnamed_count} more objects are missing"
+            self._add(OBJECTS, None, None, reason, "the values in them", _OBJECT_ADVICE)
         return count
 
     def _check_piece(self, reader: SealedReader, piece: Piece, needs: Needs) -> int:

@@ -11,6 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from weft.lineage import events as ev
+from weft.lineage import needs
 from weft.lineage.columns import Columns
 from weft.lineage.events import RunRef
 from weft.lineage.journal import Journal
@@ -355,3 +356,22 @@ def test_object_that_many_need_names_a_few_of_them() -> None:
     (problem,) = verify(storage).problems
     assert problem.affected.startswith("Hello/1/fit/0/x, Hello/1/fit/1/x,")
     assert problem.affected.endswith(" and 95 more")
+
+
+def test_of_very_many_missing_objects_some_are_named_and_all_are_counted(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(needs, "_MISSING_MAX", 3)
+    storage = MemoryStorage()
+    journal = Journal.create(storage)
+    for number in range(10):
+        value = content(bytes([number]) * 32)
+        journal.append([ev.artifact_saved(RUN.task("fit", str(number)), 0, "x", value)] * 7)
+    journal.close()
+    EventLog(storage).seal(force=True)
+    EventLog(storage).seal(force=True, grace_s=-1)
+    found = verify(storage).problems
+    assert [problem.reason[-10:] for problem in found[:3]] == ["is missing"] * 3
+    assert found[0].affected == "Hello/1/fit/0/x and 6 more"
+    assert found[3].reason == "7 more objects are missing"
+    assert len(found) == 4
