@@ -6,6 +6,7 @@ import json
 import os
 from typing import Any
 
+from benchmarks.bench_views import measure_views
 from benchmarks.report import Figure, answer_of
 from benchmarks.scale import History, Landmarks, write_history
 from benchmarks.workloads import Size
@@ -23,14 +24,15 @@ def measure_scale(size: Size, seed: int, folder: str) -> tuple[list[Figure], str
     segments = EventLog(storage).segments()
     stored = sum(file.size_bytes for file in storage.scan(SEGMENTS))
     told = [history.event_count, history.run_count, history.landmarks._asdict()]
-    return [
+    figures = [
         Figure("events", history.event_count, "events"),
         Figure("runs", history.run_count, "runs"),
         Figure("made and appended, without syncs", history.event_count / history.write_s, "events/s"),
         Figure("sealed", history.sealed_count / history.seal_s, "events/s", target="100,000"),
         Figure("size of segments", stored / history.sealed_count, "B/event", target="36"),
         Figure("kept as", len(segments), "segments"),
-    ], answer_of(told)
+    ]
+    return figures + measure_views(storage.root, size.repeats), answer_of(told)
 
 
 def landmarks_of(folder: str) -> Landmarks:

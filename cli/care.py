@@ -89,17 +89,21 @@ def compact(session: Session, is_json: bool) -> int:
 
     Nothing is lost and no answer changes: many small files become few that are fast to ask. Journals of
     runs that are at work are left alone. What was sealed or merged is removed a minute later or more, by
-    the next call that may, when no reader needs it and the bytes that stay were checked.
+    the next call that may, when no reader needs it and the bytes that stay were checked. Of big stores what
+    runs became is kept in `cache/`, so that questions need not work it out again.
 
     \b
     Example:
       weft compact
     """
+    from weft.lineage.checkpointing import refresh_checkpoint
     from weft.lineage.log import EventLog
 
     storage = session.storage()
     with Meter("compacting") as meter:
-        sealed, compacted, swept = EventLog(storage).tidy(is_whole=True, progress=meter)
+        log = EventLog(storage)
+        sealed, compacted, swept = log.tidy(is_whole=True, progress=meter)
+        folded = refresh_checkpoint(storage, log)
     output = Output(is_json=is_json)
     left = [*sealed.left, *compacted.left]
     if is_json:
@@ -116,6 +120,7 @@ def compact(session: Session, is_json: bool) -> int:
                 "events_merged": compacted.event_count,
                 "segment_files_removed": compacted.removed,
                 "temporary_files_removed": swept,
+                "runs_folded": folded.runs,
             }
         )
         return 0

@@ -22,6 +22,9 @@ __all__ = ["Session", "json_option", "rows_of"]
 _TIDY_FILES = 50
 _TIDY_BYTES = 8_000_000
 
+#: It folds at most about so many bytes of segments: a second or two.
+_TIDY_FOLDED_BYTES = 32_000_000
+
 #: Put on every command that shows something.
 json_option = click.option("--json", "is_json", is_flag=True, help="Give JSON instead of text.")
 
@@ -69,7 +72,7 @@ class Session(NamedTuple):
             finally:
                 sys.stdout.flush()
                 _warn(store)
-            _tidy(store.storage)
+            _tidy(store.storage, store.wants_checkpoint)
 
 
 def _warn(store: Store) -> None:
@@ -81,8 +84,11 @@ def _warn(store: Store) -> None:
         )
 
 
-def _tidy(storage: Storage) -> None:
-    """Seal and compact when many journals lie there; whatever keeps this from being done is no concern of the caller's."""
+def _tidy(storage: Storage, wants_checkpoint: bool) -> None:
+    """Seal and compact when many journals lie there, and fold what no checkpoint holds yet.
+
+    Whatever keeps this from being done is no concern of the caller's.
+    """
     from weft.lineage.log import EventLog
     from weft.lineage.paths import JOURNALS
 
@@ -90,6 +96,10 @@ def _tidy(storage: Storage) -> None:
         journals = storage.scan(JOURNALS)
         if len(journals) >= _TIDY_FILES or sum(file.size_bytes for file in journals) >= _TIDY_BYTES:
             EventLog(storage).tidy()
+        if wants_checkpoint:
+            from weft.lineage.checkpointing import refresh_checkpoint
+
+            refresh_checkpoint(storage, EventLog(storage), _TIDY_FOLDED_BYTES)
     except (WeftError, OSError):
         return
 

@@ -24,15 +24,15 @@ def read_lines(store: Answers, pathspec: str, stream: str | None = None) -> list
     rows = store.rows(
         f"""
         select v.pathspec, e.attempt, e.name, e.blob, e.digest from (
-            select t.run_uid, t.step as own_step, t.task_id as own_task_id, t.flow, t.run_id, t.step, t.task_id,
+            select t.run_uid, t.flow as own_flow, t.raw_run_id as own_run_id, t.step as own_step, t.task_id as own_task_id, t.flow, t.run_id, t.step, t.task_id,
                 t.flow || '/' || t.run_id || '/' || t.step || '/' || t.task_id as pathspec
             from fold.tasks t where t.status <> 'reused'
             union all
-            select u.origin_uid, u.origin_step, u.origin_task_id, u.flow, u.run_id, u.step, u.task_id,
+            select u.origin_uid, u.origin_flow, u.origin_run_id, u.origin_step, u.origin_task_id, u.flow, u.run_id, u.step, u.task_id,
                 u.flow || '/' || u.run_id || '/' || u.step || '/' || u.task_id
             from fold.reuses u
         ) v join raw.console_events e
-            on e.run_uid = v.run_uid and e.step = v.own_step and e.task_id = v.own_task_id
+            on e.flow = v.own_flow and e.run_id = v.own_run_id and e.run_uid = v.run_uid and e.step = v.own_step and e.task_id = v.own_task_id
         where e.kind = 'console_written' and {" and ".join(conditions)} order by e.time_us, e.writer, e.seq
         """,
         params,

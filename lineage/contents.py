@@ -27,8 +27,11 @@ class Recorded(NamedTuple):
 def read_recorded(store: Answers, digests: list[str]) -> dict[str, Recorded]:
     """Where the bytes of values lie, by their digest's text form; those never recorded are left out."""
     wanted = [digest_from_text(text) for text in digests]
+    if not wanted:
+        return {}
+    # Written out one by one they reach the Bloom filters of the segments.
     rows = store.rows(
-        """
+        f"""
         select digest, any_value(size_bytes), arg_max(row(blob, payload), row(blob is not null, payload is not null))
         from (
             select digest, size_bytes, blob, payload from raw.artifact_events where kind = 'artifact_saved'
@@ -36,9 +39,9 @@ def read_recorded(store: Answers, digests: list[str]) -> dict[str, Recorded]:
             select digest, size_bytes, blob, payload from raw.run_events where kind = 'parameter_set'
             union all
             select digest, size_bytes, blob, payload from raw.task_events where digest is not null
-        ) where list_contains(?::BLOB[], digest) group by digest
+        ) where digest in ({", ".join("?" * len(wanted))}) group by digest
         """,
-        [wanted],
+        wanted,
     )
     found = {}
     for digest, size_bytes, (blob, payload) in rows:

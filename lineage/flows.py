@@ -149,10 +149,9 @@ class Run(Recorded):
     def end_task(self) -> Task | None:
         """The last task, once it is there: of all tasks done the one that leads nowhere."""
         rows = self._store.rows(
-            "select t.step, t.task_id from tasks t join fold.tasks f on f.flow = t.flow and f.run_id = t.run_id "
-            "and f.step = t.step and f.task_id = t.task_id where t.flow = ? and t.run_id = ? "
-            "and t.status in ('succeeded', 'caught', 'reused') order by f.first_us desc, "
-            "try_cast(t.task_id as bigint) desc limit 1",
+            "select step, task_id from tasks where flow = ? and run_id = ? "
+            "and status in ('succeeded', 'caught', 'reused') order by created_at desc, "
+            "try_cast(task_id as bigint) desc limit 1",
             self._parts,
         )
         if not rows or not self.finished:

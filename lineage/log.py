@@ -99,6 +99,13 @@ class EventLog:
         """
         return self.at_rest(lambda: self._snapshot(flow, run_id, run_uid))
 
+    def unsealed(self, journals: list[tuple[StoredFile, JournalName]]) -> list[Event]:
+        """The events of journals whose writers no segment knows, by log time. Raises: NotFound."""
+        with CollectorPause():
+            tail = list(self._tail(journals, Coverage((), ()), None, None, None))
+            tail.sort(key=_log_order)
+            return tail
+
     def prove(self, files: Iterable[SegmentFile]) -> list[str]:
         """Check segment files before their rows are believed, each once in a process; gives their local paths.
 

@@ -6,6 +6,8 @@ import json
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
+from weft.lineage.fold_sql import PACKED
+
 if TYPE_CHECKING:
     from weft.lineage.answers import Answers
 
@@ -144,8 +146,8 @@ class Records:
             f"""
             select {_PATH}, e.name,
                 e.producer_flow || '/' || e.producer_run_id || '/' || e.producer_step || '/' || e.producer_task_id
-            from {_OF_RUNS.format("fold.tasks")} join raw.artifact_events e
-                on e.run_uid = v.run_uid and e.step = v.step and e.task_id = v.task_id
+            from {_OF_RUNS.format("fold.tasks")} join told.artifact_events e on e.flow = v.flow
+                and e.run_id = v.raw_run_id and e.run_uid = v.run_uid and e.step = v.step and e.task_id = v.task_id
             where e.kind = 'artifact_merged' and e.attempt >= coalesce(v.final_attempt, 0)
             """,
             params,
@@ -154,10 +156,18 @@ class Records:
 
     def _fetch_tasks(self, params: list[list[str]]) -> None:
         for row in self._store.rows(
-            f"select {_PATH}, v.status, v.placed.payload ->> '$.parents', v.placed.payload -> '$.levels', "
-            f"u.origin_pathspec from {_OF_RUNS.format('fold.tasks')} "
-            "left join fold.reuses u on u.run_uid = v.run_uid and u.step = v.step and u.task_id = v.task_id "
-            "order by v.first_us, v.task_id",
+            f"""
+            with placed as (
+                select flow, run_id, run_uid, step, task_id, arg_min(payload, {PACKED}) as payload
+                from told.task_events where kind in ('task_created', 'task_reused') group by all
+            )
+            select {_PATH}, v.status, p.payload ->> '$.parents', p.payload -> '$.levels', u.origin_pathspec
+            from {_OF_RUNS.format("fold.tasks")}
+                left join placed p on p.flow = v.flow and p.run_id = v.raw_run_id and p.run_uid = v.run_uid
+                    and p.step = v.step and p.task_id = v.task_id
+                left join fold.reuses u on u.run_uid = v.run_uid and u.step = v.step and u.task_id = v.task_id
+            order by v.first_us, v.task_id
+            """,
             params,
         ):
             self._add_task(*row)

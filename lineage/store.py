@@ -3,25 +3,27 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from threading import RLock
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 from weft.lineage import clock, fence, view_sql
+from weft.lineage.checkpoint import Checkpoint, CheckpointBroken
 from weft.lineage.description import find_store, read_description
-from weft.lineage.errors import NotFound, UsageError
+from weft.lineage.errors import NotFound, StoreUnavailable, UsageError
 from weft.lineage.events import Event
+from weft.lineage.folds import Sealed, is_small
 from weft.lineage.limits import Limits
-from weft.lineage.log import EventLog, Snapshot
-from weft.lineage.manifest import Piece
+from weft.lineage.log import EventLog
 from weft.lineage.moment import event_id_of, moment_us, text_of_moment
 from weft.lineage.objects import Objects
 from weft.lineage.paths import JOURNALS, SEGMENTS
 from weft.lineage.recorded import set_opener
 from weft.lineage.result import Result
+from weft.lineage.sight import FileGone, Prover, Sight, look
 from weft.lineage.storage import Storage
 from weft.lineage.stores import open_storage
-from weft.lineage.views import Sealed, Views, load_engine
+from weft.lineage.views import Views, load_engine
 
 if TYPE_CHECKING:
     from datetime import datetime
@@ -33,6 +35,11 @@ if TYPE_CHECKING:
     from weft.lineage.verify import Report
 
 __all__ = ["Store", "open_store", "sql"]
+
+T = TypeVar("T")
+
+#: A query that meets files which were compacted away is asked again so often.
+_AGAIN_MAX = 10
 
 #: How long it is believed that a writer lives, once that was looked up.
 _LIVENESS_S = 1.0
@@ -53,8 +60,11 @@ class Store:
         self._engine = load_engine()
         self._views: Views | None = None
         self._listing: object = None
-        self._tail: list[Event] = []
-        self._sealed = Sealed({}, ())
+        self._sight = Sight(Sealed(), {}, [], None)
+        self._prover = Prover(storage, self._log)
+        self._checkpoint: Checkpoint | None = None
+        #: A checkpoint that turned out not to be what its names say.
+        self._broken: Checkpoint | None = None
         self._liveness: dict[bytes, bool] = {}
         self._watch_again_s = 0.0
         self._is_closed = False
@@ -83,26 +93,20 @@ class Store:
         Raises: QueryError with DuckDB's message.
         """
         with self._lock:
-            views = self._refreshed()
             calls = fence.find_calls(query)
             if calls:
-                from weft.lineage.calls import TableCalls
-
-                with TableCalls(self, calls) as tables:
-                    views = self._open_views(tables.files) if tables.files else views
-                    tables.fill(views)
-                    return self._ask(views, tables.rewritten(query), frames, params)
-            return self._ask(views, query, frames, params)
+                return self._asked(lambda views: self._ask_with_calls(views, query, calls, frames, params))
+            return self._asked(lambda views: self._ask(views, query, frames, params))
 
     def rows(self, query: str, params: Any = None) -> list[tuple[Any, ...]]:
         """Rows of a query of weft's own, which is not fenced."""
         with self._lock:
-            return self._refreshed().rows(query, params)
+            return self._asked(lambda views: views.rows(query, params))
 
     def has_twins(self) -> bool:
         """Whether two runs share a pathspec, which makes the second `id~2`."""
         with self._lock:
-            return self._refreshed().has_twins()
+            return self._asked(lambda views: views.has_twins())
 
     def events(
         self,
@@ -166,7 +170,7 @@ class Store:
         """The views as SQL text for any DuckDB, over the segments of this store."""
         with self._lock:
             self._refreshed()
-            return view_sql.ddl(self._sealed.queries, self.as_of_us)
+            return view_sql.ddl(self._sight.sealed.selects(), self.as_of_us)
 
     def run(self, pathspec: str) -> Run:
         """The run `Flow/run_id`, as a client object. Raises: NotFound."""
@@ -186,10 +190,23 @@ class Store:
         if place is None:
             return moment_us(moment)
         with self._lock:
-            found = self._refreshed().event_time_us(*place)
+            found = self._asked(lambda views: views.event_time_us(*place))
         if found is None:
             raise NotFound(f"There is no event {moment} in {self.url}. `weft log` lists the ids.")
         return found
+
+    @property
+    def has_checkpoint(self) -> bool:
+        """Whether questions about all runs are quick: the store is small, or what runs became is kept."""
+        with self._lock:
+            self._refreshed()
+            return self._checkpoint is not None or is_small(self._sight.sealed.sizes_bytes())
+
+    @property
+    def wants_checkpoint(self) -> bool:
+        """Whether this big store has segments whose folds are not kept yet."""
+        sealed = self._sight.sealed
+        return not is_small(sealed.sizes_bytes()) and not all(file.is_covered for file in sealed.files)
 
     def close(self) -> None:
         with self._lock:
@@ -214,7 +231,7 @@ class Store:
 
     def _check_had_begun(self, as_of: str | datetime) -> None:
         """Raises: NotFound, saying when the store began, for a moment before that."""
-        if self.rows("select 1 from raw.run_events limit 1"):
+        if self.rows("select 1 from state.runs limit 1"):
             return
         first = min((event.time_us for event in self._log.events(families=("run",))), default=None)
         if first is not None:
@@ -222,6 +239,18 @@ class Store:
                 f"Nothing was recorded in {self.url} at {as_of}: it began at {text_of_moment(first)}. "
                 "Name that moment or a later one."
             )
+
+    def _asked(self, ask: Callable[[Views], T]) -> T:
+        """What `ask` gives of the views over all that is there now, asked again when files went meanwhile."""
+        for _ in range(_AGAIN_MAX):
+            try:
+                return ask(self._refreshed())
+            except CheckpointBroken:
+                self._broken = self._checkpoint
+                self._views = None
+            except FileGone:
+                self._views = None
+        raise StoreUnavailable(f"The files of {self.url} keep changing while they are read. Try again.")
 
     def _refreshed(self) -> Views:
         """The views over all that is there now."""
@@ -241,48 +270,32 @@ class Store:
 
     def _load(self) -> None:
         """Take in what is new; begin anew when segments have come or gone."""
-        snapshot, sealed = self._log.at_rest(self._proven_snapshot)
-        if self._views is None or sealed != self._sealed:
-            self._sealed = sealed
-            self._tail = snapshot.tail
+        sight = self._log.at_rest(lambda: look(self.storage, self._log, self._broken))
+        self._checkpoint = sight.checkpoint
+        self._prover.local = sight.local
+        if self._views is None or sight.sealed != self._sight.sealed:
+            self._sight = sight
             self._views = self._open_views(())
         else:
             last: dict[bytes, int] = {}
-            for event in self._tail:
+            for event in self._sight.tail:
                 last[event.writer] = max(event.seq, last.get(event.writer, -1))
-            self._tail = snapshot.tail
-            self._views.add(event for event in self._tail if event.seq > last.get(event.writer, -1))
+            self._sight = sight
+            self._views.add(event for event in sight.tail if event.seq > last.get(event.writer, -1))
         self._watch_again_s = 0.0
-
-    def _proven_snapshot(self) -> tuple[Snapshot, Sealed]:
-        snapshot = self._log.snapshot()
-        return snapshot, self._sealed_of(snapshot.pieces)
 
     def _open_views(self, files: Sequence[str]) -> Views:
         """A new connection that also lets queries read `files`."""
-        views = Views(self._engine, self._sealed, self.as_of_us, files)
-        views.add(self._tail)
+        views = Views(
+            self._engine, self._sight.sealed, self.as_of_us, files, self._prover.prove, self._spill_folder()
+        )
+        views.add(self._sight.tail)
         if files:
             views.set_clock(self._liveness, self.as_of_us or clock.now_us())
         return views
 
-    def _sealed_of(self, pieces: Sequence[Piece]) -> Sealed:
-        # Each scan of its own costs a query a millisecond before it reads anything: whole segments share one.
-        whole: dict[str, list[str]] = {}
-        queries: dict[str, list[str]] = {}
-        files = []
-        for piece in pieces:
-            proven = self._log.prove(piece.segment.files.values())
-            for family, path in zip(piece.segment.files, proven, strict=True):
-                files.append(path)
-                if piece.only is None:
-                    whole.setdefault(family, []).append(path)
-                else:
-                    only = view_sql.within(piece.only)
-                    queries.setdefault(family, []).append(view_sql.read_events([path]) + only)
-        for family, paths in whole.items():
-            queries.setdefault(family, []).append(view_sql.read_events(paths))
-        return Sealed({family: " union all ".join(parts) for family, parts in queries.items()}, tuple(files))
+    def _spill_folder(self) -> str:
+        return ""
 
     def _watch_writers(self, views: Views) -> None:
         """Tell the views which writers live, and what time it is, where a status may depend on it."""
@@ -302,6 +315,21 @@ class Store:
             if unended:
                 views.set_clock(liveness, now_us)
         self._watch_again_s = clock.monotonic_s() + _LIVENESS_S if unended else float("inf")
+
+    def _ask_with_calls(
+        self,
+        views: Views,
+        query: str,
+        calls: Sequence[fence.Call],
+        frames: Mapping[str, Any] | None,
+        params: dict[str, Any],
+    ) -> Result:
+        from weft.lineage.calls import TableCalls
+
+        with TableCalls(self, calls) as tables:
+            views = self._open_views(tables.files) if tables.files else views
+            tables.fill(views)
+            return self._ask(views, tables.rewritten(query), frames, params)
 
     def _ask(
         self, views: Views, query: str, frames: Mapping[str, Any] | None, params: dict[str, Any]

@@ -217,7 +217,8 @@ class Task(Recorded):
 
 
 _OF_ATTEMPT = (
-    "select {} from raw.artifact_events e join fold.runs r using (run_uid) where r.flow = ? and r.run_id = ? "
+    "select {} from told.artifact_events e join fold.runs r on r.flow = e.flow and r.raw_run_id = e.run_id "
+    "and r.run_uid = e.run_uid where r.flow = ? and r.run_id = ? "
     "and e.step = ? and e.task_id = ? and e.attempt = ? and e.kind = 'artifact_saved'"
 )
 

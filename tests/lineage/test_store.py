@@ -79,7 +79,7 @@ def test_store_sees_journals_and_segments_as_one(story: Any) -> None:
 
 
 def test_big_segments_are_read_where_they_lie(story: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("weft.lineage.views._COPIED_BYTES_MAX", 0)
+    monkeypatch.setattr("weft.lineage.folds.COPIED_BYTES_MAX", 0)
     run = story.run("Hello", "1")
     story.task(run, "start", "1", x=1)
     story.end(run)

@@ -1,0 +1,494 @@
+"""Events, states and folds in DuckDB: an in-memory database that is made as far as a query needs it.
+
+Hot tails go in as rows; segments are read where they lie, by an explicit list of files, or are copied in
+when they are small. States come from a checkpoint where there is one: of all runs but the *dirty* ones, which
+have events that it does not cover (or, as of a moment, later ones that it does). Those are folded again.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
+from typing import Any, NamedTuple
+
+from weft.lineage import fold_sql, view_sql
+from weft.lineage.codec import row_of
+from weft.lineage.events import COLUMNS, FAMILIES, Event, family_of
+from weft.lineage.fold_sql import Moment
+from weft.lineage.ranges import Spans
+
+__all__ = ["FOLDED", "Folded", "FoldedPart", "Folds", "Sealed", "SealedFile", "is_small"]
+
+#: Segments up to this size together are copied into memory, so that folds of them can be kept.
+COPIED_BYTES_MAX = 8 * 1024 * 1024
+_THREADS_MAX = 8
+_MEMORY_BYTES_MIN = 512 * 1024 * 1024
+
+_COLUMN_TYPES = {column.name: column.sql_type for column in COLUMNS}
+_KEYS = "run_uid, flow, run_id"
+
+#: The states that a checkpoint holds; the state `runs` is a part of `counted`.
+FOLDED = ("fences", "counted", "tasks", "steps", "reuses", "retried", "parameters", "tags", "numbers")
+
+#: The states a state is made from.
+_PARENTS = {
+    **dict.fromkeys(("runs", "steps", "reuses", "retried", "parameters", "tags"), ("fences",)),
+    "tasks": ("runs",),
+    "counted": ("runs", "tasks"),
+    "numbers": ("retried",),
+}
+#: States of few rows, which other questions need again: kept even where the events are too many to copy.
+_KEPT = ("fences", "runs", "reuses", "retried")
+_BUILT = (*_KEPT, "tasks", "counted")
+
+_FOLDED_FAMILIES = ("run", "task", "artifact")
+_DIRTY = {
+    "recorded": "dirty.run_events",
+    **{family: f"dirty.{family}_told" for family in _FOLDED_FAMILIES},
+    **{name: f"dirty.{name}" for name in ("runs", "tasks", "retried")},
+}
+
+
+class SealedFile(NamedTuple):
+    """One segment file to read, or of it the spans in `only`. `is_covered`: by the checkpoint."""
+
+    family: str
+    path: str
+    only: Spans | None = None
+    is_covered: bool = False
+
+
+class FoldedPart(NamedTuple):
+    """One part of a checkpoint: a file for each state. Runs in `stale` are in a later part."""
+
+    files: Mapping[str, str]
+    stale: tuple[bytes, ...]
+
+
+class Folded(NamedTuple):
+    """A checkpoint as it is read. `orphans` (run_uid, flow, run_id) have events, but none that makes them a run."""
+
+    parts: tuple[FoldedPart, ...]
+    orphans: tuple[tuple[bytes, str, str], ...]
+    has_twins: bool
+
+
+class Sealed(NamedTuple):
+    """The segment files to read, and what is folded of them already."""
+
+    files: tuple[SealedFile, ...] = ()
+    folded: Folded | None = None
+
+    @property
+    def paths(self) -> list[str]:
+        parts = self.folded.parts if self.folded is not None else ()
+        return [
+            *(file.path for file in self.files),
+            *(path for part in parts for path in part.files.values()),
+        ]
+
+    def sizes_bytes(self) -> Iterator[int]:
+        """Of the segment files; one that was removed since counts for nothing."""
+        for file in self.files:
+            with suppress(FileNotFoundError):
+                yield os.path.getsize(file.path)
+
+    def selects(self) -> dict[str, str]:
+        """A SELECT of all sealed events for each family that has any."""
+        return {family: select for family in FAMILIES if (select := self.select(family)) is not None}
+
+    def select(self, family: str, is_covered: bool | None = None) -> str | None:
+        """A SELECT of the events of a family, or of those that are covered or not; None without any file."""
+        files = [f for f in self.files if f.family == family and is_covered in (None, f.is_covered)]
+        whole = [file.path for file in files if file.only is None]
+        parts = [view_sql.read_events(whole)] if whole else []
+        parts += [
+            view_sql.read_events([f.path]) + view_sql.within(f.only) for f in files if f.only is not None
+        ]
+        return " union all ".join(parts) or None
+
+
+class Folds:
+    """One connection with what a query needs. Not safe to use from two threads at once.
+
+    `prove` is called with the paths of files before their rows are believed. Events later than `as_of_us`
+    are left out.
+    """
+
+    def __init__(
+        self,
+        engine: Any,
+        sealed: Sealed,
+        as_of_us: int | None = None,
+        prove: Callable[[Sequence[str]], None] | None = None,
+        spill_folder: str = "",
+        is_building: bool = False,
+    ) -> None:
+        self._engine = engine
+        self._sealed = sealed
+        self._as_of_us = as_of_us
+        self._prove = prove
+        self._proven: set[str] = set()
+        #: Events that no query needed so far, by family.
+        self._waiting: dict[str, list[Event]] = {}
+        self._copied: set[str] = set()
+        #: Relations in the order they were made; those of states stay when only the clock moves.
+        self._states: dict[str, str] = {}
+        self._made: dict[str, str] = {}
+        self._moment: Moment | None = None
+        self._writers: tuple[tuple[bytes, bool], ...] | None = ()
+        self._now_us: int | None = None
+        #: The runs that the tail and uncovered segments touch, and of those the ones a checkpoint holds.
+        self._touched: set[tuple[bytes, str, str]] = set()
+        self._is_swept = False
+        self._is_dirty = False
+        self._hidden: set[int] = set()
+        #: A checkpoint is built of states that are all kept, however small the store.
+        self._kept = _BUILT if is_building else _KEPT
+        self._is_small = not is_building and is_small(sealed.sizes_bytes())
+        self._folded = None if self._is_small else sealed.folded
+        self.connection = engine.connect(":memory:", config=_config(spill_folder))
+        columns = ", ".join(f"{column.name} {column.sql_type}" for column in COLUMNS)
+        hot = [f"create table {self._hot(family)} ({columns})" for family in FAMILIES]
+        self.connection.execute(
+            "set parquet_metadata_cache = true;"
+            "create schema raw; create schema told; create schema state; create schema dirty; create schema fold; create schema call;"
+            "create table raw.writers (writer BLOB, is_dead BOOLEAN);"
+            "create table raw.clock as select null::BIGINT as now_us;"
+            "create table dirty.known (run_uid BLOB, flow VARCHAR, run_id VARCHAR);"
+            "create table dirty.touched (run_uid BLOB);"
+            "create table dirty.hidden (part BIGINT, run_uid BLOB);" + ";".join(hot)
+        )
+
+    def add(self, events: Iterable[Event]) -> None:
+        """Put in events that are in no segment and were not put in before."""
+        for event in events:
+            if self._as_of_us is not None and event.time_us > self._as_of_us:
+                continue
+            family = family_of(event.kind)
+            self._waiting.setdefault(family, []).append(event)
+            if family in _FOLDED_FAMILIES and event.run_uid is not None and event.flow is not None:
+                self._touched.add((event.run_uid, event.flow, event.run_id or ""))
+        self._forget(self._made)
+        self._forget(self._states)
+        self._moment = None
+
+    def set_clock(self, liveness: Mapping[bytes, bool], now_us: int | None) -> None:
+        """Say what time it is, and which writers are known to live (True) or to be dead (False)."""
+        self.connection.execute("delete from raw.writers")
+        rows = [(writer, not lives) for writer, lives in liveness.items()]
+        self._writers = tuple(rows) if len(rows) <= _LISTED_MAX else None
+        if self._writers is None:
+            self._insert("raw.writers", {"writer": "BLOB", "is_dead": "BOOLEAN"}, rows)
+        self._now_us = now_us
+        self._forget(self._made)
+        self._moment = None
+
+    def unended(self) -> list[tuple[bytes, int]]:
+        """The writer of each run without an end, and until when its lease is good, in µs."""
+        self.need_states(["runs"])
+        found: list[tuple[bytes, int]] = self.connection.execute(fold_sql.unended()).fetchall()
+        return found
+
+    def need_events(self, families: Iterable[str]) -> None:
+        """Make the relations `raw.<family>_events`."""
+        for family in FAMILIES:
+            if family in families:
+                self._put_in(family)
+                if not self._is_small:
+                    self._prove_files(file.path for file in self._sealed.files if file.family == family)
+
+    def need_states(self, names: Iterable[str]) -> None:
+        """Make the relations `state.<name>`, and what they are made from."""
+        if self._folded is not None:
+            wanted = set(names)
+            if "runs" in wanted:
+                wanted.add("counted")
+            self._sweep()
+            for name in (*FOLDED, "runs"):
+                if name in wanted:
+                    self._make_folded(name, self._folded)
+            return
+        wanted = _with_parents(names)
+        self.need_events(_families_of(wanted))
+        for name in fold_sql.STATES:
+            if name in wanted:
+                kind = "table" if self._is_small or name in self._kept else "view"
+                self._make(self._states, f"state.{name}", kind, fold_sql.state_sql(name))
+                if name == "fences":
+                    self._make_told({"run", *_families_of(wanted)}, "raw", "events", "state.fences")
+
+    def need_told(self, families: Iterable[str]) -> None:
+        """Make the relations `told.<family>_events`: the events that folds believe."""
+        self.need_events(families)
+        self.need_states(["fences"])
+        self._make_told(families, "raw", "events", "state.fences")
+
+    def _make_told(self, families: Iterable[str], schema: str, suffix: str, fences: str) -> None:
+        is_fenced = self.rows_in(fences) > 0
+        for family in FAMILIES:
+            if family in families:
+                name = f"told.{family}_events" if schema == "raw" else f"{schema}.{family}_told"
+                sql = fold_sql.told_sql(f"{schema}.{family}_{suffix}", fences if is_fenced else None)
+                self._make(self._states, name, "view", sql)
+
+    def need_folds(self, names: Iterable[str]) -> Moment:
+        """Make the relations `fold.<name>`; gives what they were made for."""
+        wanted = set(names)
+        self.need_states({"runs", *(state for name in wanted for state in fold_sql.FOLDS[name])})
+        moment = self._moment = self._moment or Moment(
+            self._has_twins(), self._writers, "null" if self._now_us is None else str(self._now_us)
+        )
+        if moment.has_twins or wanted & {"tasks", "reuses"}:
+            wanted.add("runs")
+        for name in fold_sql.FOLDS:
+            if name in wanted:
+                kind = "table" if self._is_small or name == "reuses" else "view"
+                self._make(self._made, f"fold.{name}", kind, fold_sql.fold_sql(name, moment))
+        return moment
+
+    def has_lost_files(self) -> bool:
+        """Whether a file that is read here was removed since: compacted away, or of a former checkpoint."""
+        return not all(map(os.path.exists, self._sealed.paths))
+
+    def rows_in(self, relation: str) -> int:
+        (row,) = self.connection.execute(f"select count(*) from {relation}").fetchall()
+        return int(row[0])
+
+    def _has_twins(self) -> bool:
+        if self._folded is None:
+            query = "select 1 from state.runs group by flow, raw_run_id having count(*) > 1 limit 1"
+        elif self._folded.has_twins:
+            return True
+        elif not self._is_dirty:
+            return False
+        else:
+            query = (
+                "select 1 from (select distinct flow, raw_run_id from dirty.runs) d join state.runs r "
+                "on r.flow = d.flow and r.raw_run_id = d.raw_run_id "
+                "group by r.flow, r.raw_run_id having count(*) > 1 limit 1"
+            )
+        return bool(self.connection.execute(query).fetchall())
+
+    def _hot(self, family: str) -> str:
+        """The table that events of a family are put into: the one that folds read, or the top of it."""
+        return f"raw.{family}_events" if self._is_small else f"raw.{family}_hot"
+
+    def _put_in(self, family: str) -> None:
+        """Make the events of a family readable, once; insert those that came since."""
+        if family not in self._copied:
+            self._copied.add(family)
+            self._read_sealed(family)
+        waiting = self._waiting.pop(family, None)
+        if waiting:
+            self._insert(self._hot(family), _COLUMN_TYPES, [row_of(event) for event in waiting])
+
+    def _read_sealed(self, family: str) -> None:
+        until = "" if self._as_of_us is None else f" where time_us <= {self._as_of_us}"
+        source = self._sealed.select(family)
+        if self._is_small:
+            if source is not None:
+                self._prove_files(file.path for file in self._sealed.files if file.family == family)
+                self.connection.execute(f"insert into raw.{family}_events select * from ({source}){until}")
+            return
+        hot = f"select * from raw.{family}_hot"
+        more = "" if source is None else f" union all select * from ({source}){until}"
+        statements = [f"create view raw.{family}_events as {hot}{more}"]
+        if self._folded is not None and family in _FOLDED_FAMILIES:
+            new, old = (self._sealed.select(family, is_covered) for is_covered in (False, True))
+            more = "" if new is None else f" union all select * from ({new}){until}"
+            statements.append(f"create view raw.{family}_new as {hot}{more}")
+            if old is not None:
+                statements.append(f"create view raw.{family}_old as select * from ({old}){until}")
+        self.connection.execute(";".join(statements))
+
+    def _sweep(self) -> None:
+        """Find the dirty runs, when events came since that was done last."""
+        if "dirty" in self._states:
+            return
+        assert self._folded is not None
+        if not self._is_swept:
+            self._is_swept = True
+            for family in _FOLDED_FAMILIES:
+                new = self._sealed.select(family, False)
+                if new is not None:
+                    self._prove_files(
+                        f.path for f in self._sealed.files if f.family == family and not f.is_covered
+                    )
+                    until = "" if self._as_of_us is None else f" and time_us <= {self._as_of_us}"
+                    query = f"select distinct {_KEYS} from ({new}) where run_uid is not null{until}"
+                    self._touched.update(self.connection.execute(query).fetchall())
+        self.connection.execute(
+            "delete from dirty.known; delete from dirty.touched; delete from dirty.hidden"
+        )
+        known = set(self._folded.orphans)
+        if self._touched:
+            self._insert("dirty.touched", {"run_uid": "BLOB"}, [(uid,) for uid, _, _ in self._touched])
+        if self._touched or self._as_of_us is not None:
+            straddles = "false"
+            if self._as_of_us is not None:
+                straddles = f"first_us <= {self._as_of_us} and run_last_us > {self._as_of_us}"
+            self._prove_files(part.files["counted"] for part in self._folded.parts)
+            for part in self._folded.parts:
+                query = (
+                    f"select run_uid, flow, raw_run_id from read_parquet('{_quoted(part.files['counted'])}') "
+                    f"where {straddles} or run_uid in (select run_uid from dirty.touched)"
+                )
+                known.update(self.connection.execute(query).fetchall())
+        if known:
+            types = {"run_uid": "BLOB", "flow": "VARCHAR", "run_id": "VARCHAR"}
+            self._insert("dirty.known", types, sorted(known))
+        self._hide([uid for uid, _, _ in known])
+        self._is_dirty = bool(known or self._touched)
+        self._states["dirty"] = ""
+        self._make_dirty_events(sorted(known))
+
+    def _hide(self, known: list[bytes]) -> None:
+        """Note which runs of each part of the checkpoint do not count."""
+        assert self._folded is not None
+        rows = [
+            (number, uid) for number, part in enumerate(self._folded.parts) for uid in {*part.stale, *known}
+        ]
+        if rows:
+            self._insert("dirty.hidden", {"part": "BIGINT", "run_uid": "BLOB"}, rows)
+        self._hidden = {number for number, _ in rows}
+
+    def _make_dirty_events(self, known: list[tuple[bytes, str, str]]) -> None:
+        if not self._is_dirty:
+            return
+        for family in _FOLDED_FAMILIES:
+            self._put_in(family)
+            sql = f"select * from raw.{family}_new"
+            covered = [f.path for f in self._sealed.files if f.family == family and f.is_covered]
+            if known and covered:
+                sql += f" union all select e.* from raw.{family}_old e semi join dirty.known k on k.run_uid = e.run_uid"
+                sql += " and k.flow = e.flow and k.run_id = e.run_id"
+                flows = {flow for _, flow, _ in known}
+                runs = {run_id for _, _, run_id in known}
+                if len(runs) <= _LISTED_MAX:
+                    # Written out they reach the statistics of the files.
+                    sql += f" where e.flow in ({_texts(flows)}) and e.run_id in ({_texts(runs)})"
+            self._make(self._states, f"dirty.{family}_events", "view", sql)
+
+    def _make_folded(self, name: str, folded: Folded) -> None:
+        if name == "runs":
+            columns = "tasks, tasks_failed, tasks_waiting, settled_us"
+            self._make(self._states, "state.runs", "view", f"select * exclude ({columns}) from state.counted")
+            return
+        if f"state.{name}" in self._states:
+            return
+        selects = [f"select * from dirty.{name}"] if self._is_dirty else []
+        if self._is_dirty:
+            self._fold_dirty(name)
+        self._prove_files(part.files[name] for part in folded.parts)
+        for number in range(len(folded.parts)):
+            selects.append(self.select_part(name, number))
+        kind = "table" if name in _KEPT else "view"
+        self._make(self._states, f"state.{name}", kind, " union all ".join(selects))
+
+    def select_part(self, name: str, number: int) -> str:
+        """A SELECT of the rows of a state that count in one part of the checkpoint."""
+        assert self._folded is not None
+        conditions = []
+        if self._as_of_us is not None:
+            conditions.append(f"run_last_us <= {self._as_of_us}")
+            if name == "numbers":
+                conditions.append(f"time_us <= {self._as_of_us}")
+        if number in self._hidden:
+            conditions.append(f"run_uid not in (select run_uid from dirty.hidden where part = {number})")
+        where = f" where {' and '.join(conditions)}" if conditions else ""
+        path = _quoted(self._folded.parts[number].files[name])
+        return f"select * exclude (run_last_us) from read_parquet('{path}'){where}"
+
+    def _fold_dirty(self, name: str) -> None:
+        """Make `dirty.<name>`: the state of the dirty runs alone."""
+        wanted = _with_parents([name])
+        families = _families_of(wanted)
+        is_known = self.rows_in("dirty.known") > 0
+        self._prove_files(
+            f.path for f in self._sealed.files if f.family in families and (is_known or not f.is_covered)
+        )
+        for state in fold_sql.STATES:
+            if state in wanted:
+                self._make(self._states, f"dirty.{state}", "table", fold_sql.state_sql(state, _DIRTY))
+                if state == "fences":
+                    self._make_told(families, "dirty", "events", "dirty.fences")
+
+    def _prove_files(self, paths: Iterable[str]) -> None:
+        wanted = [path for path in paths if path not in self._proven]
+        if wanted and self._prove is not None:
+            self._prove(wanted)
+        self._proven.update(wanted)
+
+    def _forget(self, made: dict[str, str]) -> None:
+        for name, kind in reversed(made.items()):
+            if kind:
+                self.connection.execute(f"drop {kind} {name}")
+        made.clear()
+
+    def _make(self, made: dict[str, str], name: str, kind: str, query: str) -> None:
+        if name not in made:
+            self.connection.execute(f"create {kind} {name} as {query}")
+            made[name] = kind
+
+    def _insert(self, table: str, types: Mapping[str, str], rows: Sequence[tuple[Any, ...]]) -> None:
+        """Insert rows as one list per column. A column that is NULL in all rows is left out; one that is the
+        same in all goes in as one value, but for one column, which says how many rows there are."""
+        names = []
+        parts = []
+        params = []
+        has_list = False
+        for (name, sql_type), values in zip(types.items(), zip(*rows, strict=True), strict=True):
+            is_same = values.count(values[0]) == len(values)
+            if is_same and values[0] is None:
+                continue
+            names.append(name)
+            is_list = not is_same or not has_list
+            has_list = has_list or is_list
+            parts.append(f"unnest(?::{sql_type}[])" if is_list else f"?::{sql_type}")
+            params.append(list(values) if is_list else values[0])
+        if names:
+            self.connection.execute(
+                f"insert into {table} ({', '.join(names)}) select {', '.join(parts)}", params
+            )
+
+
+#: Up to so many runs are written out in a query.
+_LISTED_MAX = 300
+
+
+def is_small(sizes_bytes: Iterable[int]) -> bool:
+    """Whether segment files of these sizes are copied into memory, so that no checkpoint is worth its while."""
+    return sum(sizes_bytes) <= COPIED_BYTES_MAX
+
+
+def _with_parents(names: Iterable[str]) -> set[str]:
+    found = set(names)
+    for name in tuple(found):
+        found |= _with_parents(_PARENTS.get(name, ()))
+    return found
+
+
+def _families_of(states: Iterable[str]) -> set[str]:
+    return {family for state in states for family in fold_sql.STATE_FAMILIES[state]}
+
+
+def _quoted(text: str) -> str:
+    return text.replace("'", "''")
+
+
+def _texts(values: Iterable[str]) -> str:
+    return ", ".join(f"'{_quoted(value)}'" for value in sorted(values))
+
+
+def _config(spill_folder: str) -> dict[str, Any]:
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 4
+    return {
+        "threads": min(_THREADS_MAX, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 2),
+        "memory_limit": f"{max(_MEMORY_BYTES_MIN, memory)}B",
+        "temp_directory": spill_folder,
+        "autoinstall_known_extensions": False,
+        "autoload_known_extensions": False,
+        "python_enable_replacements": False,
+    }
