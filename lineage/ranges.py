@@ -103,6 +103,11 @@ class Ranges:
         packed = self.packed
         return {packed[at : at + _WRITER_BYTES] for at in range(0, len(packed), _RANGE.size)}
 
+    def prefixes(self) -> list[int]:
+        """The first half of each range's writer, as a number: far faster to compare than writers are."""
+        words = memoryview(self.packed).cast("Q")
+        return words[:: _RANGE.size // words.itemsize].tolist()
+
     def of_writer(self, writer: bytes) -> list[Range]:
         packed = self.packed
         places = range(0, len(packed), _RANGE.size)
@@ -216,13 +221,7 @@ def settle(segments: Sequence[tuple[str, Ranges]]) -> list[Spans | None]:
     compacted apart, then merged): of ranges that start together the longest is read, on a tie that of
     the segment with more ranges, then of the lower id; what follows starts where that ends.
     """
-    shared: set[bytes] = set()
-    if len(segments) > 1:
-        seen: set[bytes] = set()
-        for _, ranges in segments:
-            writers = ranges.writers()
-            shared |= seen & writers
-            seen |= writers
+    shared = _shared_writers([ranges for _, ranges in segments])
     if not shared:
         return [None] * len(segments)
     claims: list[tuple[bytes, int, int, int, str, int]] = []
@@ -248,3 +247,22 @@ def settle(segments: Sequence[tuple[str, Ranges]]) -> list[Spans | None]:
             others = [Span(*r[:3]) for r in ranges if r.writer not in shared]
             found.append(Spans.of([*others, *spans]) if others else spans)
     return found
+
+
+def _shared_writers(segments: Sequence[Ranges]) -> set[bytes]:
+    """The writers that more than one segment has events of."""
+    told: set[int] = set()
+    count = 0
+    for ranges in segments if len(segments) > 1 else ():
+        prefixes = set(ranges.prefixes())
+        count += len(prefixes)
+        told |= prefixes
+    if len(told) == count:
+        return set()
+    shared: set[bytes] = set()
+    seen: set[bytes] = set()
+    for ranges in segments:
+        writers = ranges.writers()
+        shared |= seen & writers
+        seen |= writers
+    return shared

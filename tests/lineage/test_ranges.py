@@ -54,6 +54,12 @@ def test_of_equal_ranges_that_of_the_segment_with_more_of_them_is_read() -> None
     assert settle([("a", one), ("b", one)]) == [None, Spans()]
 
 
+def test_writers_that_begin_alike_are_not_one() -> None:
+    one, other = (Ranges.of([Range(b"8 bytes." + bytes([n]) * 8, 0, 5, bytes(32), 10)]) for n in (1, 2))
+    assert settle([("a", one), ("b", other)]) == [None, None]
+    assert settle([("a", one), ("b", other), ("c", one)]) == [None, None, Spans()]
+
+
 @given(CLAIMS)
 def test_spans_hold_what_they_were_made_of(claims: list[tuple[int, int, int]]) -> None:
     spans = Spans.of((WRITERS[w], first, first + more) for w, first, more in claims)
