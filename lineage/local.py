@@ -165,6 +165,16 @@ class LocalStorage:
             raise files.unavailable(error, self._path(path)) from error
         return _LocalLock(descriptor)
 
+    def sync_file(self, path: str) -> None:
+        try:
+            descriptor = os.open(self._path(path), os.O_RDONLY | os.O_CLOEXEC)
+            try:
+                files.sync(descriptor)
+            finally:
+                os.close(descriptor)
+        except OSError as error:
+            raise files.read_error(error, self._path(path)) from error
+
     def sync_folder(self, path: str) -> None:
         files.sync_folder(self._path(path))
 

@@ -124,6 +124,9 @@ class MemoryStorage:
             self._writers.add(path)
         return _MemoryLock(self._readers if shared else self._writers, path)
 
+    def sync_file(self, path: str) -> None:
+        self._file(path)
+
     def sync_folder(self, path: str) -> None:
         """Nothing here outlives the process."""
 

@@ -222,6 +222,9 @@ class RemoteStorage:
     def try_lock(self, path: str, *, shared: bool = False) -> Lock | None:
         return None
 
+    def sync_file(self, path: str) -> None:
+        """A file that was put is durable."""
+
     def sync_folder(self, path: str) -> None:
         """A file that was put is durable with its name."""
 

@@ -171,6 +171,13 @@ def _seal_batch(storage: Storage, batch: list[tuple[str, JournalName]], report: 
         if not paths:
             return
         tables = columns.tables()
+        for path in paths:
+            # A writer that was killed may have left what is not on the disk yet. The segment must not
+            # name, after a power loss, events that its journal has lost.
+            storage.sync_file(path)
+    except NotFound:
+        # Another process sealed and removed one of them.
+        return
     except (ValueError, TypeError, OverflowError) as error:
         if len(batch) == 1:
             report.left.append((batch[0][0], f"an event does not fit its columns: {error}"))

@@ -143,6 +143,9 @@ class Storage(Protocol):
         Where files cannot grow there are no locks either: it is always None.
         """
 
+    def sync_file(self, path: str) -> None:
+        """Make durable what is in a file, whoever wrote it. Raises: NotFound."""
+
     def sync_folder(self, path: str) -> None:
         """Make the names in a folder durable."""
 

@@ -290,6 +290,9 @@ class FaultyStorage:
             raise
         return _FaultyAppendFile(self, path, inode)
 
+    def sync_file(self, path: str) -> None:
+        self._sync(self._inode(path), path)
+
     def sync_folder(self, path: str) -> None:
         folder = path.rstrip("/")
         self._step(f"sync folder {folder or '.'}", lambda: self.disk.sync_folder(folder))
@@ -503,6 +506,9 @@ class RemoteFaultyStorage(FaultyStorage):
 
     def create_append(self, path: str) -> AppendFile:
         raise NotImplementedError("files in a bucket do not grow")
+
+    def sync_file(self, path: str) -> None:
+        self._check_up()
 
     def try_lock(self, path: str, *, shared: bool = False) -> Lock | None:
         self._check_up()

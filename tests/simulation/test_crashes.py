@@ -281,6 +281,30 @@ def test_a_name_that_a_killed_process_left_is_durable_before_it_is_relied_on(wha
     assert verify(found).is_sound
 
 
+def test_what_a_killed_writer_left_in_the_cache_is_durable_before_it_is_sealed() -> None:
+    """Else a seal that is cut off names events which its journal has lost: nobody could tell them from lost ones."""
+
+    def work(storage: FaultyStorage) -> None:
+        journal = Journal.create(storage, b"w" * 16)
+        journal.append([Event(kind="run_started", run_id="1", name="first")])
+        journal.sync()
+        journal.append([Event(kind="console_written", run_id="1", name="second")])
+        storage.kill_writer(journal.path)
+        EventLog(storage).seal(force=True)
+
+    whole = FaultyStorage()
+    work(whole)
+    named = next(line for line in whole.disk.story if ": rename log/run/" in line)
+    killed = FaultyStorage(fault=Fault(int(named.split(":")[0]) + 1, "after"))
+    with pytest.raises(Crash):
+        work(killed)
+    found = FaultyStorage(killed.disk.after_power_loss(_Unlucky(), ["lost"]))
+    for _ in range(2):
+        tidy(EventLog(found))
+    assert "first" in contents(found)
+    assert verify(found).is_sound
+
+
 def test_a_sync_that_failed_is_not_tried_again() -> None:
     """The kernel drops the pages that it could not write, and says so once."""
     storage = FaultyStorage()
