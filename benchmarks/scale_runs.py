@@ -298,4 +298,4 @@ def _number(value: float) -> Content:
     """A number as the product stores it: its bytes within its event."""
     blob = msgpack.packb(value)
     name = "int" if isinstance(value, int) else "float"
-    return Content(hashlib.sha256(blob).digest(), len(blob), name, "plain/1", repr(value), value, blob)
+    return Content(hashlib.sha256(blob).digest(), len(blob), name, "plain/1", repr(value), float(value), blob)

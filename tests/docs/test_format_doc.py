@@ -15,6 +15,7 @@ from weft.lineage.events import COLUMNS, FAMILIES, KINDS
 from weft.lineage.local import LocalStorage
 from weft.lineage.log import EventLog
 from weft.lineage.manifest import SEGMENT_FORMAT
+from weft.lineage.verify import verify
 
 DOCUMENT = (Path(__file__).parent.parent.parent / "docs" / "format.md").read_text(encoding="utf-8")
 READER = re.findall(r"^```python file=read_store.py\n(.*?)^```$", DOCUMENT, re.MULTILINE | re.DOTALL)[0]
@@ -63,6 +64,16 @@ def test_reader_reads_segments_beside_journals_and_alone(reader: Any, copy: Path
     log.seal(force=True, grace_s=0)
     assert not list(copy.glob("journal/*.wj"))
     assert _check_reader(reader, copy) == count
+
+
+def test_running_hashes_of_what_a_flow_recorded_come_out_of_its_segments(copy: Path) -> None:
+    storage = LocalStorage(str(copy))
+    for _ in range(2):
+        EventLog(storage).tidy(is_whole=True, grace_s=-1)
+    assert not list(copy.glob("journal/*.wj"))
+    report = verify(storage, is_deep=True)
+    assert report.problems == []
+    assert report.value_count > 3
 
 
 def test_reader_stops_where_a_journal_is_torn(reader: Any, copy: Path) -> None:
