@@ -223,7 +223,7 @@ class _Collector:
             "side, step, task_id, coalesce(foreach_path, ''), case status when 'reused' then 'succeeded' else status end, "
             "duration_s, coalesce(origin_pathspec, pathspec)",
             "tasks",
-            "order by try_cast(task_id as bigint), task_id",
+            "order by side, try_cast(task_id as bigint), task_id, step",
         ):
             visit = visits[side, step, path] = visits.get((side, step, path), 0) + 1
             place = TaskPlace(step, path, visit)
@@ -280,7 +280,7 @@ class _Collector:
         rows = self._ask(
             "distinct digest, size_bytes, type, serializer, value::varchar",
             "artifacts",
-            "where digest in (select unnest($digests::varchar[]))",
+            "where digest in (select unnest($digests::varchar[])) order by all",
             {"digests": sorted(digests)},
         )
         return {row[0]: Saved(*row) for row in rows}
@@ -293,6 +293,7 @@ class _Collector:
             "side, step, task_id, name, coalesce(item_index, -1), case when is_absent then 'absent' else digest end, "
             "producer_pathspec",
             "artifact_uses",
+            "order by attempt",
         ):
             place = self._places[side].get((step, task_id))
             if place is None:
@@ -320,7 +321,9 @@ class _Collector:
         """What lies outside. A path in a parameter was read by the tasks that read the parameter."""
         found: tuple[dict[tuple[TaskPlace, str, str], str], ...] = ({}, {})
         columns = "side, step, task_id, uri, direction, coalesce(digest, state, 'unknown'), parameter"
-        for side, step, task_id, uri, direction, content, parameter in self._ask(columns, "external_uses"):
+        for side, step, task_id, uri, direction, content, parameter in self._ask(
+            columns, "external_uses", "order by attempt, occurred_at"
+        ):
             place = self._places[side].get((step, task_id))
             if parameter is not None:
                 for reader in self._readers.get(parameter, ()):

@@ -304,3 +304,20 @@ def test_code_whose_bytes_are_gone_is_not_compared(story: Story) -> None:
         story.tell(kinds.run_started(run, run_id.encode() * 32, {"graph": GRAPH}))
         story.end(run)
     assert story.store().diff("F/1", "F/2").code == []
+
+
+def test_steps_come_in_one_order_where_no_graph_says_which(story: Story) -> None:
+    """Those of the first run as they came, then the others."""
+    for run_id, steps in (("1", ("load", "fit")), ("2", ("start", "load", "show"))):
+        run = story.run("F", run_id)
+        for number, step in enumerate(steps, start=1):
+            story.task(run, step, str(number), x=1)
+        story.end(run)
+    with story.store() as store:
+        for _ in range(20):
+            assert [times.step for times in store.diff("F/1", "F/2").times] == [
+                "load",
+                "fit",
+                "start",
+                "show",
+            ]
