@@ -57,12 +57,4 @@ def _of_an_unknown_option(error: click.NoSuchOption) -> str:
     if above is not None and any(error.option_name in option.opts for option in above.command.params):
         command = f"{above.command_path} {error.option_name} … {context.info_name}"
         return f"{error.option_name} stands before the command: `{command}`."
-    group = above.command if above is not None else None
-    run = group.commands.get("run") if isinstance(group, click.Group) else None
-    if (
-        run is not None
-        and context.info_name == "resume"
-        and any(error.option_name in option.opts for option in run.params)
-    ):
-        return f"A resume has the parameters of its origin. Leave out {error.option_name}, or use run."
     return f"{error.format_message().rstrip()} `{context.command_path} --help` shows how to use it."

@@ -228,21 +228,52 @@ def _option_of(parameter: Parameter) -> click.Option:
     )
 
 
+def _resume_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """The options that only `resume` has."""
+    options = (
+        click.option("--from", "--origin-run-id", "origin", metavar="RUN", help="The run to go on from, anybody's; your newest one if not given."),
+        click.option("--from-task", metavar="PATHSPEC", help="Run this task again, and after it what then reads other values."),
+        click.option("--changed", is_flag=True, help="Run again what new code, parameters or files affect, and only that."),
+        click.option("--plan", "is_plan", is_flag=True, help="Only show what would become of each task, and why."),
+        click.option("--json", "is_json", is_flag=True, help="Give the plan as JSON."),
+        click.option("--trust", is_flag=True, help="Load pickles that other users wrote; loading one can run any code."),
+    )  # fmt: skip
+    for option in reversed(options):
+        command = option(command)
+    return command
+
+
 def _resume_command(flow_class: type[FlowSpec]) -> click.Command:
+    parameters = parameters_of(flow_class)
+
     @click.command("resume")
     @click.argument("step", required=False)
-    @click.option(
-        "--origin-run-id", metavar="ID", help="The run to go on from; your newest one if not given."
-    )
+    @_resume_options
     @_run_options
     @click.pass_obj
-    def command(call: Invocation, /, step: str | None, origin_run_id: str | None, **options: Any) -> int:
+    def command(call: Invocation, /, step: str | None, **options: Any) -> int:
         """Go on where an earlier run ended: what succeeded is reused, the rest runs.
 
-        With STEP that step and everything after it run again.
+        With STEP that step and everything after it run again. With parameters what reads them runs again,
+        and after it what then reads other values.
+
+        \b
+        Examples:
+          python flow.py resume
+          python flow.py resume train --plan
+          python flow.py resume --changed
+          python flow.py resume --lr 0.1 --from MyFlow/17
         """
-        from weft.cli.run import resume_flow
+        from weft.cli.resume import resume_flow
 
-        return resume_flow(call, options, step, origin_run_id)
+        given = {p.name: options.pop(p.attribute) for p in changeable}
+        return resume_flow(call, options, step, {name: v for name, v in given.items() if v is not None})
 
+    # A parameter that is called as an option of `resume` itself keeps its value here.
+    taken = {word for option in command.params for word in (*option.opts, option.name)}
+    changeable = [p for p in parameters.values() if p.option not in taken and p.attribute not in taken]
+    for parameter in changeable:
+        option = _option_of(parameter)
+        option.help = parameter.help
+        command.params.append(option)
     return command

@@ -72,6 +72,8 @@ class Progress:
         self._is_dirty = False
         self._second: tuple[int, str] = (-1, "")
         self._labels: dict[str | None, str] = {}  # of foreach items, by task id
+        self._origin = ""
+        self._reused: int | None = 0  # tasks that are reused before any runs, until that was said
         self.run_id: str | None = None
         self.failures: list[Event] = []
 
@@ -94,6 +96,7 @@ class Progress:
 
     def on_tick(self) -> None:
         self._flush()
+        self._announce_reuse()
         self._announce_ends()
         now_s = clock.monotonic_s()
         if self._is_live:
@@ -129,6 +132,7 @@ class Progress:
             with _open_run_id_file(self._run_id_file) as file:
                 file.write(event.run_id or "")
         origin = (event.payload or {}).get("origin_run_id")
+        self._origin = f"{self._flow}/{origin}" if origin else ""
         resumed = f", resuming {self._flow}/{origin}" if origin else ""
         self.say(f"{self._flow}/{event.run_id} started{resumed}", "bold")
 
@@ -148,6 +152,10 @@ class Progress:
             step.created += 1
             step.done += 1
             step.reused += 1
+            if self._reused is not None:
+                self._reused += 1
+            elif step.is_over:
+                self._ended.append(step)  # Among tasks that ran: it is told like them.
         elif kind == "attempt_started":
             step.running += 1
             if not step.is_announced:
@@ -181,13 +189,22 @@ class Progress:
         if step.is_over:
             self._ended.append(step)
 
+    def _announce_reuse(self) -> None:
+        """Say how many tasks stand in from the origin, before the first one runs."""
+        count, self._reused = self._reused, None
+        if count is not None and self._origin:
+            tasks = "1 task" if count == 1 else f"{count:,} tasks"
+            self.say(f"{tasks} of {self._origin} {'is' if count == 1 else 'are'} reused")
+
     def _announce_ends(self) -> None:
         """Say which steps are over. A retry that follows a failure at once has been heard of by now."""
         ended, self._ended = self._ended, []
         for step in ended:
             if step.is_over and step.finished_s is None:
                 step.finished_s = now_s = clock.monotonic_s()
-                if not self._is_live:
+                if not self._is_live and step.reused == step.created:
+                    self.say(f"{step.name}: reused")
+                elif not self._is_live:
                     elapsed = format_duration(now_s - step.started_s)
                     self.say(f"{step.name}: {self._counts(step)} in {elapsed}")
 

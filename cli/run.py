@@ -1,11 +1,11 @@
-"""`run` and `resume` of a flow: set up, hand over to the runtime, say how it ended."""
+"""`run` of a flow, and what `resume` shares with it: set up, hand over to the runtime, say how it ended."""
 
 from __future__ import annotations
 
 import os
 from typing import TYPE_CHECKING, Any, Self
 
-from weft.cli.invocation import Invocation, checked_graph, open_for_reading, open_for_writing
+from weft.cli.invocation import Invocation, checked_graph, open_for_writing
 from weft.cli.progress import Progress
 from weft.lineage.errors import UsageError
 from weft.runtime.decorators import attach
@@ -16,10 +16,10 @@ if TYPE_CHECKING:
     from weft.lineage.storage import Storage
     from weft.runtime.graph import Graph
     from weft.runtime.live_export import LiveExport
-    from weft.runtime.resume import ResumePlan
+    from weft.runtime.resume import Planner
     from weft.runtime.template import Template
 
-__all__ = ["resume_flow", "run_flow"]
+__all__ = ["Launch", "run_flow", "user_name"]
 
 _MEGABYTE = 1 << 20
 _TAG_CHARS_MAX = 500
@@ -30,35 +30,13 @@ _USER_VARIABLES = ("WEFT_USER", "METAFLOW_USER", "SUDO_USER", "USERNAME", "USER"
 def run_flow(call: Invocation, options: dict[str, Any], given: dict[str, Any]) -> int:
     """Run the flow with the parameters that were given; the exit code."""
     flow_class = call.flow_class
-    user = _user_name()
-    with _Launch(call, options) as launch:
+    user = user_name()
+    with Launch(call, options) as launch:
         values = resolve(parameters_of(flow_class), given, os.environ, flow_class.__name__, user)
         return launch.execute(open_for_writing(call), values, user, None)
 
 
-def resume_flow(
-    call: Invocation, options: dict[str, Any], step: str | None, origin_run_id: str | None
-) -> int:
-    """Resume an earlier run of the flow; the exit code."""
-    from weft.runtime.origin import choose_origin
-    from weft.runtime.resume import plan_resume
-
-    flow_class = call.flow_class
-    user = _user_name()
-    with _Launch(call, options) as launch:
-        storage = open_for_reading(call)
-        origin = choose_origin(storage, flow_class.__name__, user, origin_run_id)
-        plan = plan_resume(origin, launch.graph, step)
-        added = {n: p for n, p in parameters_of(flow_class).items() if n not in plan.parameters}
-        values = resolve(added, {}, os.environ, flow_class.__name__, user)
-        values |= {name: None for name in plan.parameters if name in parameters_of(flow_class)}
-        count = "1 task" if len(plan.tasks) == 1 else f"{len(plan.tasks):,} tasks"
-        verb = "is" if len(plan.tasks) == 1 else "are"
-        launch.progress.say(f"{count} of {origin.run.flow}/{origin.run.run_id} {verb} reused")
-        return launch.execute(storage, values, user, plan)
-
-
-class _Launch:
+class Launch:
     """What `run` and `resume` do alike: the template first, while the process is small, then the checks."""
 
     graph: Graph
@@ -108,7 +86,14 @@ class _Launch:
             early.close()
         return isolation
 
-    def execute(self, storage: Storage, values: dict[str, Any], user: str, plan: ResumePlan | None) -> int:
+    def execute(
+        self,
+        storage: Storage,
+        values: dict[str, Any],
+        user: str,
+        planner: Planner | None,
+        distrusted: tuple[tuple[str, str], ...] = (),
+    ) -> int:
         from weft.runtime.execution import RunSettings, execute
         from weft.runtime.flow import FlowSpec
 
@@ -136,8 +121,9 @@ class _Launch:
                 storage,
                 exported or self.progress,
                 self._template,
-                plan,
+                planner,
                 self._git,
+                distrusted,
             )
         finally:
             self.progress.end()
@@ -185,7 +171,7 @@ def _checked_tags(tags: tuple[str, ...]) -> tuple[str, ...]:
     return tuple(dict.fromkeys(tags))
 
 
-def _user_name() -> str:
+def user_name() -> str:
     """Who runs this: the first of a few variables, else what the system says."""
     for variable in _USER_VARIABLES:
         if os.environ.get(variable):

@@ -49,6 +49,7 @@ __all__ = [
     "lease_renewed",
     "parameter_set",
     "retry_scheduled",
+    "reused_in_place_of",
     "run_ended",
     "run_lost",
     "run_started",
@@ -365,7 +366,8 @@ def task_created(
 
     `item` is the item of the innermost foreach, given to the first task of its body only; its content
     columns (digest, blob …) are the item's. Payload: `parents`, `levels` (lists in the order of
-    `Level`), and `pack`, `pack_offset` where the item lies in a pack.
+    `Level`), and `pack`, `pack_offset` where the item lies in a pack; in a resume `why` it was not reused:
+    `reason` (text), `earlier` (the task it was compared with), `changes` ([kind, name, before, after] …).
     """
     columns = {} if item is None else _content_columns(item)
     placement = columns.pop("payload", {})
@@ -393,7 +395,11 @@ def task_reused(
     `task_created`. Payload: `parents` (ids of this run), `levels`, the transition as in
     `attempt_succeeded`, `reason` (text) and `status` ("succeeded" or "caught").
     """
-    created = task_created(task, parents, levels, item)
+    return reused_in_place_of(task_created(task, parents, levels, item), origin, payload)
+
+
+def reused_in_place_of(created: Event, origin: Pathspec, payload: Payload) -> Event:
+    """The `task_reused` event that takes the place of a `task_created` one."""
     return created._replace(
         kind="task_reused",
         producer_flow=origin.flow,

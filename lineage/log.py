@@ -58,12 +58,16 @@ class TidyReport(NamedTuple):
 
 
 class EventLog:
-    """The events of one store. Reading never blocks a writer and never writes."""
+    """The events of one store. Reading never blocks a writer and never writes.
 
-    def __init__(self, storage: Storage) -> None:
+    With `keeps_tail` journals are decoded once, for whoever asks several questions in a row.
+    """
+
+    def __init__(self, storage: Storage, keeps_tail: bool = False) -> None:
         self.storage = storage
         #: Journals that were found damaged, and where: their events that fail a check are in no answer.
         self.damaged: dict[str, str] = {}
+        self._decoded: dict[tuple[str, int], list[Event]] | None = {} if keeps_tail else None
         self._known: dict[str, SegmentFile] = {}
         self._proofs = Proofs(storage)
         self._chunks: dict[str, bytes] = {}
@@ -283,8 +287,7 @@ class EventLog:
             if not all(needle in data for needle in needles):
                 continue
             sealed = coverage.spans(name.writer)
-            events = self._events_in(path, name, data)
-            for event in upcast_all(overlaps.events_once(name, events)):
+            for event in upcast_all(overlaps.events_once(name, self._decode(path, name, data))):
                 if (
                     (run_uid is None or event.run_uid == run_uid)
                     and (run_id is None or event.run_id == run_id)
@@ -310,6 +313,14 @@ class EventLog:
             first = next(problem for problem in content.problems if not problem.is_torn)
             self.damaged[path] = f"at byte {first.offset:,}: {first.reason}"
         return content.events
+
+    def _decode(self, path: str, name: JournalName, data: bytes) -> Iterable[Event]:
+        if self._decoded is None:
+            return self._events_in(path, name, data)
+        key = (path, len(data))
+        if key not in self._decoded:
+            self._decoded[key] = list(self._events_in(path, name, data))
+        return self._decoded[key]
 
     def _listed(self) -> list[Segment]:
         return segments_of(list_segment_files(self.storage, self._known))

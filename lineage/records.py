@@ -122,15 +122,16 @@ class Records:
     def _inherited(self, task: str) -> Iterable[str]:
         """The tasks whose artifacts `task` sees, itself first, the parameters last. A join sees no parent's."""
         run = "/".join(task.split("/")[:2])
-        here: str | None = self.origin(task)
+        here: str | None = task
         while here is not None:
-            yield here
+            yield self.origin(here)
+            # A reused task inherits in its own run: a task before it may have run again.
             record = self._of(here)
             here = None
             if len(record.parents) == 1:
                 parent = self._of(record.parents[0])
                 if parent.levels <= record.levels:
-                    here = self.origin(record.parents[0])
+                    here = record.parents[0]
         yield f"{run}/{PARAMETERS}"
 
     def _fetch(self, runs: list[tuple[str, str]]) -> None:

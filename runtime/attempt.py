@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from typing import Any, NamedTuple, overload
 
 from weft.lineage import clock, events
-from weft.lineage.errors import NotFound, NotSerializable, StoreError
+from weft.lineage.errors import NotFound, NotSerializable, StoreError, UsageError
 from weft.lineage.events import Content, Event, Level, Payload
 from weft.lineage.ids import Pathspec, digest_from_text, parse_pathspec
 from weft.lineage.objects import Objects
@@ -240,6 +240,11 @@ class Attempt(_View):
         """The value, and the local modules whose code came along with it."""
         from weft.runtime.survey import local_names
 
+        if (ref.producer.flow, ref.producer.run_id) in self.context.distrusted:
+            raise UsageError(
+                f"An artifact of {ref.producer} is a pickle that another user wrote, and loading a pickle can run "
+                "any code. Resume with --trust if you trust who wrote it."
+            )
         data, path = read_ref(ref, self._objects)
         value = load(ref.serializer, data, path)
         return value, [name for name in local_names() if name.encode() in data]

@@ -5,9 +5,10 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from weft.lineage import clock, events
+from weft.lineage.collector import CollectorPause
 from weft.lineage.errors import NotSerializable, StoreError, UsageError
 from weft.lineage.events import Content, Event, Payload, RunRef
 from weft.lineage.journal import Journal, fence
@@ -28,12 +29,17 @@ from weft.runtime.orders import RunContext
 from weft.runtime.packages import imported_packages
 from weft.runtime.parameters import parameters_of
 from weft.runtime.refs import content_from
-from weft.runtime.resume import ResumePlan
 from weft.runtime.scheduler import Limits, Scheduler, Watcher, lease_of
 from weft.runtime.template import Template
 from weft.runtime.track import is_path, parameter_uses
 
-__all__ = ["RunResult", "RunSettings", "execute", "policies_of"]
+if TYPE_CHECKING:
+    from weft.runtime.resume import Planner
+
+__all__ = ["KEPT", "RunResult", "RunSettings", "execute", "policies_of", "value_events"]
+
+#: Stands for the value that the origin of a resume has recorded.
+KEPT: Any = object()
 
 
 class RunSettings(NamedTuple):
@@ -67,13 +73,15 @@ def execute(
     storage: Storage,
     watcher: Watcher,
     template: Template | None,
-    plan: ResumePlan | None = None,
+    planner: Planner | None = None,
     git: GitQuestion | None = None,
+    distrusted: tuple[tuple[str, str], ...] = (),
 ) -> RunResult:
     """Make a run in the store `storage`. `values` are parameters and class constants.
 
     With `template` attempts are forked from it, otherwise they are made as `settings.isolation` says.
-    With `plan` the run resumes an earlier one.
+    With `planner` the run resumes an earlier one; parameters that `values` gives as `KEPT` are those of the origin.
+    Pickles that the runs `distrusted` (flow, run id) wrote are not loaded.
 
     Raises: StoreError when the record cannot be kept; what was acknowledged before stays.
     """
@@ -83,28 +91,25 @@ def execute(
     run = RunRef(clock.random_bytes(16), graph.name, str(clock.now_us()))
     facts, ignored = (None, frozenset[str]()) if git is None else git.answer()
     snapshot = save_code(settings.script, objects, ignored)
-    contents = _value_events(run, values, {} if plan is None else plan.parameters, objects)
+    contents = value_events(run, values, {} if planner is None else planner.parameters, objects)
     contents += _path_events(flow_class, run, contents)
-    started = events.run_started(run, snapshot.digest, _start_payload(graph, settings, facts, plan))
+    started = events.run_started(run, snapshot.digest, _start_payload(graph, settings, facts, planner))
     head = [started, _code_event(run, snapshot), lease_of(run), *_tag_events(run, settings), *contents]
-    machine = Machine(
-        graph,
-        policies_of(flow_class),
-        frozenset() if plan is None else plan.keys,
-        settings.is_keeping_going,
-    )
+    machine = Machine(graph, policies_of(flow_class), settings.is_keeping_going)
     journal = Journal.create(storage, spool=spool)
-    ledger = Ledger(run, graph, machine, journal, watcher.on_event, None if plan is None else plan.items)
-    if plan is not None:
-        journal.observe(plan.last_time_us)
-        head += [] if plan.lost is None else [_taken_over(storage, plan.lost)]
-    ledger.record(head)
-    if plan is not None:
-        ledger.reuse(plan.reused_in(run))
-    context = _context(run, objects, settings, list(values[0]), ledger, graph, plan)
+    ledger = Ledger(run, graph, machine, journal, watcher.on_event, planner)
+    if planner is not None:
+        journal.observe(planner.origin.last_time_us)
+        # Whether a task is reused depends on the parameters: they come before the start of all tasks.
+        head = [*([] if planner.lost is None else [_taken_over(storage, planner.lost)]), *head[1:], started]
+    with CollectorPause():  # Thousands of tasks may be reused at once.
+        ledger.record(head)
+    context = _context(run, objects, settings, list(values[0]), ledger, planner)._replace(
+        distrusted=distrusted
+    )
     try:
         runner = _scheduler(flow_class, ledger, context, objects, watcher, settings, launcher)
-        end = runner.run(lambda: _learn_code(flow_class, ledger))
+        end = runner.run(lambda: _learn_code(flow_class, ledger, planner))
         ledger.record([events.run_ended(run, end.status, end.payload)])
     except BaseException:
         _close_quietly(journal)
@@ -132,12 +137,12 @@ def policies_of(flow_class: type[FlowSpec]) -> dict[str, Policy]:
     return policies
 
 
-def _learn_code(flow_class: type[FlowSpec], ledger: Ledger) -> None:
+def _learn_code(flow_class: type[FlowSpec], ledger: Ledger, planner: Planner | None) -> None:
     """Find out what of the code each step depends on, while the first task is at work."""
     from weft.runtime.survey import survey
 
     try:
-        code = survey(flow_class)
+        code = survey(flow_class) if planner is None or planner.code is None else planner.code
     except Exception as error:  # noqa: BLE001  # a run does not fail for what a later one could have reused
         problem = f"{type(error).__name__}: {error}"
         ledger.record([events.code_reached(ledger.run, {"problem": problem})])
@@ -175,12 +180,11 @@ def _context(
     settings: RunSettings,
     parameter_names: list[str],
     ledger: Ledger,
-    graph: Graph,
-    plan: ResumePlan | None,
+    planner: Planner | None,
 ) -> RunContext:
     facts = {
         "namespace": settings.namespace,
-        "origin_run_id": None if plan is None else plan.origin_run_id,
+        "origin_run_id": None if planner is None else planner.run_id,
         "parameter_names": parameter_names,
         "store": objects.storage.url,
         "tags": sorted(settings.tags),
@@ -199,7 +203,7 @@ def _context(
 
 
 def _start_payload(
-    graph: Graph, settings: RunSettings, git: dict[str, Any] | None, plan: ResumePlan | None
+    graph: Graph, settings: RunSettings, git: dict[str, Any] | None, planner: Planner | None
 ) -> Payload:
     system = os.uname()
     payload: Payload = {
@@ -220,22 +224,22 @@ def _start_payload(
     }
     if git is not None:
         payload["git"] = git
-    if plan is not None:
+    if planner is not None:
         payload |= {
-            "origin_run_id": plan.origin_run_id,
-            "origin_run_uid": plan.origin_run_uid.hex(),
-            "resume_step": plan.step,
+            "origin_run_id": planner.run_id,
+            "origin_run_uid": planner.origin.run.run_uid.hex(),
+            "resume_step": planner.request.step,
         }
     return payload
 
 
-def _value_events(
+def value_events(
     run: RunRef,
     values: tuple[Mapping[str, Any], Mapping[str, Any]],
     kept: Mapping[str, Content],
     objects: Objects,
 ) -> list[Event]:
-    """Parameters and constants as events; `kept` are the parameters that an origin has recorded.
+    """Parameters and constants as events; `kept` are those of an origin, taken where a value is `KEPT`.
 
     Raises: UsageError naming a value that cannot be saved.
     """
@@ -244,7 +248,7 @@ def _value_events(
     made = []
     for role, group in zip(("parameter", "constant"), values, strict=True):
         for name, value in group.items():
-            content = kept.get(name) if role == "parameter" else None
+            content = kept[name] if value is KEPT else None
             try:
                 content = content or content_from(dump(value), objects)
             except NotSerializable as error:

@@ -18,12 +18,14 @@ from weft.runtime.refs import Table
 
 __all__ = [
     "UNKNOWN",
+    "Dependencies",
     "Dependency",
     "FlowCode",
     "Input",
     "Sight",
     "StepCode",
     "dependencies",
+    "external_value",
     "flow_code",
     "flow_code_of",
     "look_up",
@@ -127,6 +129,7 @@ class Dependency(NamedTuple):
 
     `place` counts inputs of a join and levels of foreach. Kinds: parameter, artifact, item, merged, and what is
     no read but shows in a task's result: the inputs of a join, the names they have, the lengths of foreachs.
+    What lies outside of what a task can see is external (a file) or elsewhere (a task of another run).
     """
 
     kind: str
@@ -183,11 +186,13 @@ def task_key(code: StepCode, depends_on: Dependencies) -> str:
     return _digest([_FORMAT, code.digest, reads]).hex()
 
 
-def dependencies(told: Iterable[Event], sight: Sight, code: StepCode | None) -> Dependencies:
+def dependencies(
+    told: Iterable[Event], sight: Sight, code: StepCode | None, paths: Iterable[Event] = ()
+) -> Dependencies:
     """What a task depended on, from the reads and merges among the events of its attempt.
 
     `sight` is what it saw. A read of something that it did not see there (by the client, of another run) is
-    named by the task that made it, and never changes.
+    named by the task that made it, and never changes. `paths` tell what lay where parameters point to.
     """
     found: Dependencies = {}
     producers: dict[str, dict[tuple[Any, ...], list[int]]] = {}
@@ -197,9 +202,16 @@ def dependencies(told: Iterable[Event], sight: Sight, code: StepCode | None) -> 
         if event.kind == "artifact_merged":
             is_merging = True
             found[Dependency("merged", (), name)] = event.digest
+        elif event.kind == "external_used":
+            if (event.payload or {}).get("direction") == "read":
+                found[Dependency("external", (), name)] = external_value(event.digest, event.payload)
         elif event.kind == "artifact_used":
             for place in _places(event, name, sight, producers):
                 found[place] = event.digest
+    for event in paths:
+        pointing = (event.payload or {}).get("parameter")
+        if pointing is not None and Dependency("parameter", (), pointing) in found:
+            found[Dependency("external", (), event.name or "")] = external_value(event.digest, event.payload)
     if sight.inputs is not None:
         _note(found, Dependency("inputs", (), ""), sight)
         if is_merging:
@@ -207,6 +219,14 @@ def dependencies(told: Iterable[Event], sight: Sight, code: StepCode | None) -> 
     if code is not None and FOREACH_STACK in code.parts:
         _note(found, Dependency("lengths", (), ""), sight)
     return found
+
+
+def external_value(digest: bytes | None, facts: Mapping[str, Any] | None) -> bytes:
+    """What tells the content of a file apart: its digest, else the state that is known; empty for nothing."""
+    if digest is not None:
+        return digest
+    state = (facts or {}).get("state")
+    return b"" if state is None else b"state:" + str(state).encode()
 
 
 def look_up(dependency: Dependency, sight: Sight) -> bytes | None:

@@ -10,13 +10,13 @@ from __future__ import annotations
 import _thread
 import heapq
 from collections import deque
-from collections.abc import Callable, Iterable
-from typing import TYPE_CHECKING, NamedTuple
+from collections.abc import Callable
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from weft.lineage import clock, events
 from weft.lineage.events import Content, Event, Level, RunRef
 from weft.lineage.ids import Pathspec, TaskRef
-from weft.lineage.journal import Journal, Place
+from weft.lineage.journal import Place
 from weft.runtime.graph import Graph
 from weft.runtime.items import Item
 from weft.runtime.machine import (
@@ -27,15 +27,16 @@ from weft.runtime.machine import (
     EndRun,
     LaunchAttempt,
     Machine,
-    TaskKey,
+    TaskPlace,
 )
 from weft.runtime.orders import Expected, InputOrder, TaskOrder
 from weft.runtime.refs import Ref, Table, ref_of
 
 if TYPE_CHECKING:
     from weft.runtime.keys import FlowCode, Sight
+    from weft.runtime.resume import Decision, Planner
 
-__all__ = ["Ledger", "ReusedTask"]
+__all__ = ["Frames", "Ledger"]
 
 
 #: Where a sync is a request to a server: what is recorded waits for others this long, or until they are as many.
@@ -43,14 +44,17 @@ _COMMIT_S = 1.0
 _COMMIT_BYTES = 1 << 20
 
 
-class ReusedTask(NamedTuple):
-    """A task of an earlier run that stands in here: its event, and what tasks after it inherit from it.
+class Frames(Protocol):
+    """What a ledger writes to: a journal, or nothing where a run is only played through."""
 
-    `table` is what it saved or merged itself.
-    """
-
-    event: Event
-    table: Table
+    @property
+    def is_full(self) -> bool: ...
+    @property
+    def is_sync_costly(self) -> bool: ...
+    @property
+    def unsynced_bytes(self) -> int: ...
+    def append(self, events: list[Event]) -> list[Place]: ...
+    def sync(self) -> None: ...
 
 
 class _Retry(NamedTuple):
@@ -98,7 +102,7 @@ class _Sync:
 
 
 class _TaskRow:
-    __slots__ = ("items", "levels", "own", "parents", "ref", "table")
+    __slots__ = ("is_reused", "items", "levels", "own", "parents", "ref", "table")
 
     def __init__(
         self, ref: TaskRef, levels: tuple[Level, ...], parents: list[_TaskRow], items: tuple[Ref, ...]
@@ -109,12 +113,13 @@ class _TaskRow:
         self.items = items
         self.own: dict[str, Ref] = {}
         self.table: Table = {}
+        self.is_reused = False
 
 
 class Ledger:
     """One run's record as it grows. `watch` is shown every event once it is in the journal.
 
-    `origin_items` are the items of tasks to be created below reused foreachs.
+    With `planner` tasks of an earlier run may stand in; `note` is told what it decided for each task.
     """
 
     def __init__(
@@ -122,9 +127,10 @@ class Ledger:
         run: RunRef,
         graph: Graph,
         machine: Machine,
-        journal: Journal,
+        journal: Frames,
         watch: Callable[[Event], None],
-        origin_items: dict[TaskKey, Item] | None = None,
+        planner: Planner | None = None,
+        note: Callable[[TaskPlace, str, tuple[Level, ...], Decision], None] | None = None,
     ) -> None:
         self.run = run
         self.ready: deque[LaunchAttempt] = deque()
@@ -137,7 +143,10 @@ class Ledger:
         self._machine = machine
         self._journal = journal
         self._watch = watch
-        self._origin_items = origin_items or {}
+        self._planner = planner
+        self._note = note
+        self._standing_in: dict[str, Table] = {}
+        self._path_uses: list[Event] = []
         self._retries: list[_Retry] = []
         self._retry_count = 0
         self._rows: dict[str, _TaskRow] = {}
@@ -196,12 +205,12 @@ class Ledger:
         from weft.runtime.keys import dependencies, task_key  # Off the way of the first task.
 
         end = batch[-1]
-        reads = [e for e in batch if e.kind in ("artifact_used", "artifact_merged")]
+        reads = [e for e in batch if e.kind in ("artifact_used", "artifact_merged", "external_used")]
         code = self._code.of(end.step or "", reads)
         if code is None:
             return batch
         sight = self._sight(self._rows[end.task_id or ""])
-        key = task_key(code, dependencies(reads, sight, code))
+        key = task_key(code, dependencies(reads, sight, code, self._path_uses))
         return [*batch[:-1], end._replace(payload={**(end.payload or {}), "task_key": key})]
 
     def _sight(self, row: _TaskRow) -> Sight:
@@ -215,14 +224,6 @@ class Ledger:
         elif row.parents:
             table = row.parents[0].table
         return Sight(self._parameter_digests, row.levels, row.items, table, inputs)
-
-    def reuse(self, tasks: Iterable[ReusedTask]) -> None:
-        """Take in the tasks of an earlier run that stand in for this run's, in their order, as one batch."""
-        tasks = list(tasks)
-        for reused in tasks:
-            self._add_row(reused.event, None).own.update(reused.table)
-            self._fill_table(self._rows[reused.event.task_id or ""])
-        self.record([reused.event for reused in tasks])
 
     def cancel(self, reason: str) -> None:
         """Somebody asks for the end of the run."""
@@ -331,7 +332,14 @@ class Ledger:
 
     def _keep(self, event: Event, place: Place) -> None:
         if event.kind == "task_created":
-            self._add_row(event, place)
+            self._rows[event.task_id or ""] = self._new_row(event, place)
+        elif event.kind == "task_reused":
+            row = self._rows[event.task_id or ""] = self._new_row(event, place)
+            row.is_reused = True
+            row.own.update(self._standing_in.pop(event.task_id or ""))
+            self._fill_table(row)
+        elif event.kind == "external_used" and event.attempt is None:
+            self._path_uses.append(event)
         elif event.kind == "parameter_set":
             producer = Pathspec(self.run.flow, self.run.run_id, "_parameters", "0")
             ref = self.parameters[event.name or ""] = ref_of(event, producer, place)
@@ -347,7 +355,7 @@ class Ledger:
         elif event.kind in ("attempt_succeeded", "attempt_caught"):
             self._fill_table(self._rows[event.task_id or ""])
 
-    def _add_row(self, event: Event, place: Place | None) -> _TaskRow:
+    def _new_row(self, event: Event, place: Place | None) -> _TaskRow:
         assert event.payload is not None
         assert event.step is not None
         assert event.task_id is not None
@@ -359,9 +367,7 @@ class Ledger:
             listed = split.table.get(levels[-1].var)
             producer = listed.producer if listed is not None else Pathspec(*split.ref[1:])
             items = (*items, ref_of(event, producer, place))
-        row = _TaskRow(self.run.task(event.step, event.task_id), levels, parents, items)
-        self._rows[event.task_id] = row
-        return row
+        return _TaskRow(self.run.task(event.step, event.task_id), levels, parents, items)
 
     def _fill_table(self, row: _TaskRow) -> None:
         """What tasks after this one inherit: all it inherited and its own; a join inherits nothing."""
@@ -391,24 +397,44 @@ class Ledger:
         return []
 
     def _create(self, command: CreateTask) -> list[Event]:
-        created: list[Event] = []
-        step = command.key.step
-        if step not in self._steps_seen:
-            self._steps_seen.add(step)
-            created.append(events.step_started(self.run, step))
         levels = command.levels
         content: Content | None = None
         if command.item_of is not None:
             item = self._item(command)
             content = item.content
             levels = (*levels[:-1], levels[-1]._replace(label=item.label))
+        step = command.place.step
         task = self.run.task(step, command.task_id)
-        created.append(events.task_created(task, command.parents, levels, content))
-        return created
+        created = events.task_created(task, command.parents, levels, content)
+        if self._planner is not None:
+            created = self._decided(self._planner, command, created)
+        if created.kind == "task_reused" or step in self._steps_seen:
+            return [created]
+        self._steps_seen.add(step)
+        return [events.step_started(self.run, step), created]
+
+    def _decided(self, planner: Planner, command: CreateTask, created: Event) -> Event:
+        """The event of a new task, or that of an earlier one which stands in for it."""
+        row = self._new_row(created, None)
+        are_reused = all(parent.is_reused for parent in row.parents)
+        decision = planner.decide(command.place, self._sight(row), are_reused)
+        if self._note is not None:
+            self._note(command.place, command.task_id, row.levels, decision)
+        earlier = decision.earlier
+        if decision.action != "reuse" or earlier is None:
+            return created._replace(payload={**(created.payload or {}), "why": decision.to_payload()})
+        self._standing_in[command.task_id] = earlier.saved
+        status = "caught" if earlier.source.status == "caught" else "succeeded"
+        told = {**earlier.transition, "status": status, "reason": decision.reason}
+        return events.reused_in_place_of(created, earlier.pathspec, told)
 
     def _item(self, command: CreateTask) -> Item:
         items = self._split_items.get(command.item_of or "")
-        return self._origin_items[command.key] if items is None else items[command.levels[-1].position]
+        if items is not None:
+            return items[command.levels[-1].position]
+        item = None if self._planner is None else self._planner.item(command.place)
+        assert item is not None, "a foreach is reused with all of its items"
+        return item
 
 
 def _merged_ref(row: _TaskRow, event: Event) -> Ref:

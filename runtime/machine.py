@@ -21,14 +21,14 @@ __all__ = [
     "LaunchAttempt",
     "Machine",
     "Policy",
-    "TaskKey",
+    "TaskPlace",
 ]
 
 #: What a catching step may try again, without its body, when its process died and could not catch by itself.
 _FALLBACKS_MAX = 1
 
 
-class TaskKey(NamedTuple):
+class TaskPlace(NamedTuple):
     """A task's place in the graph, the same in every run: its step, its place in each foreach, and how often
     the step was reached there before (a switch may lead back to its own step)."""
 
@@ -49,7 +49,7 @@ class CreateTask(NamedTuple):
     """Record a new task. With `item_of` it is the first of a foreach body and takes that task's item at its
     innermost position; the item's label is for the scheduler to fill in."""
 
-    key: TaskKey
+    place: TaskPlace
     task_id: str
     parents: tuple[tuple[str, str], ...]
     levels: tuple[Level, ...]
@@ -92,7 +92,7 @@ class _Task:
     __slots__ = ("attempt", "fallbacks", "is_done", "is_running", "key", "levels", "parents", "task_id")
 
     def __init__(
-        self, key: TaskKey, task_id: str, parents: tuple[tuple[str, str], ...], levels: tuple[Level, ...]
+        self, key: TaskPlace, task_id: str, parents: tuple[tuple[str, str], ...], levels: tuple[Level, ...]
     ) -> None:
         self.key = key
         self.task_id = task_id
@@ -107,26 +107,23 @@ class _Task:
 class Machine:
     """One run's state of play.
 
-    `reused` names the tasks that stand in from an earlier run: they are expected as `task_reused`
-    events and never created. With `is_keeping_going` a failure stops only what depends on it.
+    Who carries out a `CreateTask` may answer with `task_reused`: then a task of an earlier run stands in, and
+    what follows it is created at once. With `is_keeping_going` a failure stops only what depends on it.
     """
 
     def __init__(
         self,
         graph: Graph,
         policies: dict[str, Policy] | None = None,
-        reused: frozenset[TaskKey] = frozenset(),
         is_keeping_going: bool = False,
     ) -> None:
         self._graph = graph
         self._policies = policies or {}
-        self._reused = reused
         self._is_keeping_going = is_keeping_going
         self._tasks: dict[str, _Task] = {}
         self._visits: dict[tuple[str, tuple[int, ...]], int] = {}
         self._arrivals: dict[tuple[str, tuple[int, ...]], list[_Task]] = {}
-        # Reused tasks have the ids from 1 on; one that is created among them must not take theirs.
-        self._task_id_last = len(reused)
+        self._task_id_last = 0
         self._unfinished_count = 0
         self._running_count = 0
         self._failure: Payload | None = None
@@ -178,6 +175,7 @@ class Machine:
     def _on_task_reused(self, event: Event) -> list[Command]:
         task = self._register(event)
         task.is_done = True
+        self._unfinished_count -= 1
         return self._follow(task, event.payload or {})
 
     def _on_attempt_started(self, event: Event) -> list[Command]:
@@ -242,7 +240,7 @@ class Machine:
         step = event.step or ""
         visit = self._visits.get((step, positions), 0)
         self._visits[step, positions] = visit + 1
-        task = _Task(TaskKey(step, positions, visit), event.task_id or "", parents, levels)
+        task = _Task(TaskPlace(step, positions, visit), event.task_id or "", parents, levels)
         self._tasks[task.task_id] = task
         self._task_id_last = max(self._task_id_last, int(task.task_id))
         return task
@@ -315,9 +313,7 @@ class Machine:
         item_of: str | None = None,
     ) -> list[Command]:
         positions = tuple(level.position for level in levels)
-        key = TaskKey(step, positions, self._visits.get((step, positions), 0))
-        if key in self._reused:
-            return []
+        key = TaskPlace(step, positions, self._visits.get((step, positions), 0))
         self._task_id_last += 1
         self._unfinished_count += 1
         return [CreateTask(key, str(self._task_id_last), parents, levels, item_of)]

@@ -26,7 +26,7 @@ class RunContext(NamedTuple):
     `parameters` holds parameters and class constants by attribute name; `facts` is what `current` says
     of the run (tags, username, origin_run_id, namespace, parameter_names, store). `decorators` are those
     of `--with`, which a worker that was not forked has not seen. `spool` is the folder for objects on their way
-    to a store that is far.
+    to a store that is far. Pickles of the runs `distrusted` (flow, run id) are not loaded.
     """
 
     run: RunRef
@@ -36,6 +36,7 @@ class RunContext(NamedTuple):
     max_num_splits: int
     decorators: tuple[str, ...] = ()
     spool: str | None = None
+    distrusted: tuple[tuple[str, str], ...] = ()
 
 
 class InputOrder(NamedTuple):
@@ -86,6 +87,7 @@ def pack_context(context: RunContext) -> dict[str, Any]:
         "max_num_splits": context.max_num_splits,
         "decorators": context.decorators,
         "spool": context.spool,
+        "distrusted": context.distrusted,
     }
 
 
@@ -100,6 +102,7 @@ def unpack_context(body: dict[str, Any]) -> RunContext:
         body["max_num_splits"],
         tuple(body["decorators"]),
         body["spool"],
+        tuple((flow, run_id) for flow, run_id in body["distrusted"]),
     )
 
 

@@ -3,37 +3,48 @@
 from __future__ import annotations
 
 from weft.lineage import clock
+from weft.lineage.collector import CollectorPause
 from weft.lineage.errors import NotFound, UsageError
 from weft.lineage.events import Event
 from weft.lineage.log import EventLog
 from weft.lineage.projections import LEASE_US, RunState, fold
 from weft.lineage.storage import Storage
-from weft.runtime.resume import Origin
+from weft.runtime.history import Origin
 
 __all__ = ["choose_origin"]
 
-#: What a plan is made from; reads and console output are not needed.
-_FAMILIES = ("run", "task", "artifact")
+#: What a plan is made from; console output is not needed.
+_FAMILIES = ("run", "task", "artifact", "use", "other")
+
+_USES = frozenset({"artifact_used", "external_used"})
 
 
 def choose_origin(storage: Storage, flow: str, user: str, run_id: str | None) -> Origin:
     """The run to resume, with all it builds on.
 
-    Without `run_id` it is this user's newest run of the flow that has ended or is lost.
+    `run_id` may be a pathspec. Without it, it is this user's newest run of the flow that has ended or is lost.
 
     Raises: NotFound when there is none; UsageError for a run that is still running.
     """
-    log = EventLog(storage)
+    with CollectorPause():
+        return _choose(EventLog(storage, keeps_tail=True), flow, user, run_id)
+
+
+def _choose(log: EventLog, flow: str, user: str, run_id: str | None) -> Origin:
     # Of a scheduler that is stopped the lease runs out, but as long as it can be seen it is not taken over.
     known = log.dead_writers(), clock.now_us(), log.live_writers()
     heads = fold(log.events(flow=flow, families=("run",)), *known)
-    chosen = _newest(heads, flow, user) if run_id is None else _named(heads, flow, run_id)
+    chosen = (
+        _newest(heads, flow, user) if run_id is None else _named(heads, flow, run_id.removeprefix(f"{flow}/"))
+    )
     if chosen.status == "running":
         raise UsageError(_still_running(chosen, known[1]))
     # Asked before the events are read: a scheduler that says more meanwhile is not fenced off, but heard again.
     last_seq = log.last_seq(chosen.writer) if chosen.writer is not None else -1
     recorded = log.events(run_uid=chosen.run_uid, families=_FAMILIES)
     runs = fold(recorded, *known)
+    uses: dict[tuple[bytes, str, str], list[Event]] = {}
+    _collect_uses(recorded, uses)
     last_time_us = recorded[-1].time_us if recorded else 0
     builds_on = {(chosen.flow, chosen.run_id)}
     while missing := _producers(recorded) - builds_on:
@@ -44,7 +55,15 @@ def choose_origin(storage: Storage, flow: str, user: str, run_id: str | None) ->
             for event in log.events(flow=producer_flow, run_id=producer_run, families=_FAMILIES)
         ]
         runs |= fold(recorded, *known)
-    return Origin(runs[chosen.run_uid], runs, last_time_us, last_seq)
+        _collect_uses(recorded, uses)
+    return Origin(runs[chosen.run_uid], runs, uses, last_time_us, last_seq)
+
+
+def _collect_uses(recorded: list[Event], uses: dict[tuple[bytes, str, str], list[Event]]) -> None:
+    """What attempts read, by task."""
+    for event in recorded:
+        if event.kind in _USES and event.run_uid is not None:
+            uses.setdefault((event.run_uid, event.step or "", event.task_id or ""), []).append(event)
 
 
 def _still_running(run: RunState, now_us: int) -> str:
@@ -64,7 +83,9 @@ def _producers(recorded: list[Event]) -> set[tuple[str, str]]:
     return {
         (event.producer_flow, event.producer_run_id)
         for event in recorded
-        if event.producer_flow is not None and event.producer_run_id is not None
+        if event.producer_flow is not None
+        and event.producer_run_id is not None
+        and event.kind != "artifact_used"
     }
 
 

@@ -53,6 +53,11 @@ _BOUNDLESS = frozenset(
         "sys.path_hooks",
         "torch.load",
         "unittest.mock",
+        # What is loaded through the client may be a pickle.
+        *(
+            f"weft.{name}"
+            for name in ("DataArtifact", "Flow", "Metaflow", "Run", "Step", "Task", "open_store")
+        ),
     }
 )
 _MODULE_NAMES = frozenset({"__doc__", "__file__", "__name__", "__package__", "__path__", "__spec__"})

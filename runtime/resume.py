@@ -1,108 +1,245 @@
-"""What of an earlier run can stand in for a new one, derived from its events. Pure.
+"""Resume: which task of an earlier run may stand in for a new one, decided as the new one is created. Pure.
 
-A task is reused when it was done, the named step and what follows it are not to run again, its
-parents are reused too, and its transition still fits the graph. A foreach whose children were not all
-recorded was cut off before it was acknowledged, and runs again.
+At that moment all tasks before it are done, so everything it could read is known. In plain resume (Metaflow's)
+a task is reused when it was done, all tasks before it are reused, and its transition still fits the graph. When
+reads are compared it is reused when each of its recorded reads gives the same digest now, whatever ran before
+it; when code is compared, the code it reached must be the same as well. A task that ran again and saved the same
+values so stops the wave by itself.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
 from weft.lineage import events
-from weft.lineage.errors import NotFound, UsageError
-from weft.lineage.events import Content, Event, Level, Payload, RunRef
-from weft.lineage.ids import Pathspec
-from weft.lineage.projections import DONE, RunState, TaskState
+from weft.lineage.errors import UsageError
+from weft.lineage.events import Content, Event, Payload, RunRef
+from weft.lineage.projections import DONE
 from weft.runtime.graph import Graph
+from weft.runtime.history import Earlier, History, Missing, Origin, content_of
 from weft.runtime.items import Item
-from weft.runtime.ledger import ReusedTask
-from weft.runtime.machine import TaskKey
-from weft.runtime.refs import Ref, ref_of
+from weft.runtime.keys import UNKNOWN, Dependency, FlowCode, Sight, StepCode, look_up
+from weft.runtime.machine import TaskPlace
+from weft.runtime.refs import Ref
 
-__all__ = ["Origin", "PlannedTask", "ResumePlan", "plan_resume"]
+__all__ = ["MAYBE", "REUSE", "RUN", "Change", "Decision", "Outside", "Planner", "Request"]
+
+REUSE, RUN, MAYBE = "reuse", "run", "maybe"
+
+_CHANGES_MAX = 20
+_NAMED_MAX = 3
 
 
-class Origin(NamedTuple):
-    """The run to go on from. `runs` holds it and every run whose tasks it reused or merged from.
+class Request(NamedTuple):
+    """What a resume is asked for. `step` runs again with all that follows it, `place` alone."""
 
-    `last_time_us` is the time of the latest event that was read, `last_seq` the last one of the run's writer.
+    step: str | None = None
+    place: TaskPlace | None = None
+    compares_reads: bool = False
+    compares_code: bool = False
+
+
+class Outside(NamedTuple):
+    """What a decision asks of the world: whether an object is there, and what tells a file's content apart."""
+
+    has: Callable[[bytes], bool]
+    fingerprint: Callable[[str, bytes], bytes]
+
+
+class Change(NamedTuple):
+    """One thing that is not as it was: its kind (code, package, python, parameter, artifact …), name, and
+    what it was and is (digests in hex, versions)."""
+
+    kind: str
+    name: str
+    before: str | None
+    after: str | None
+
+
+class Decision(NamedTuple):
+    """What becomes of a task that is to be created: `REUSE` with `earlier`, `RUN`, or in a plan `MAYBE`."""
+
+    action: str
+    reason: str
+    earlier: Earlier | None = None
+    changes: tuple[Change, ...] = ()
+
+    def to_payload(self) -> Payload:
+        """Why a task ran, for the event that creates it."""
+        payload: Payload = {"reason": self.reason}
+        if self.earlier is not None:
+            payload["earlier"] = str(self.earlier.pathspec)
+        if self.changes:
+            payload["changes"] = [list(change) for change in self.changes[:_CHANGES_MAX]]
+        return payload
+
+
+class Planner:
+    """Decides for each new task whether one of the origin stands in for it.
+
+    `code` is that of the flow as it is now, needed where code is compared.
+
+    Raises: UsageError for a step that the flow does not have.
     """
 
-    run: RunState
-    runs: Mapping[bytes, RunState]
-    last_time_us: int
-    last_seq: int
-
-
-class PlannedTask(NamedTuple):
-    """A task to be reused: its place, its id in the new run, and all its event and its heirs need."""
-
-    key: TaskKey
-    task_id: str
-    origin: Pathspec
-    parents: tuple[tuple[str, str], ...]
-    levels: tuple[Level, ...]
-    item: Content | None
-    payload: Payload
-    table: dict[str, Ref]
-
-
-class ResumePlan(NamedTuple):
-    """What a resumed run takes over. `lost` is the fact about the origin that nobody has told yet.
-
-    `items` are the foreach items of the tasks that will run below reused foreachs, `parameters` the
-    origin's values, `last_time_us` the time of the latest event that was read.
-    """
-
-    origin_run_id: str
-    origin_run_uid: bytes
-    step: str | None
-    tasks: tuple[PlannedTask, ...]
-    items: dict[TaskKey, Item]
-    parameters: dict[str, Content]
-    last_time_us: int
-    lost: Event | None
+    def __init__(
+        self, origin: Origin, graph: Graph, request: Request, outside: Outside, code: FlowCode | None = None
+    ) -> None:
+        self.origin = origin
+        self.request = request
+        self.code = code
+        self.history = History(origin)
+        self._graph = graph
+        self._outside = outside
+        self._code_changes: dict[tuple[str, str], tuple[Change, ...]] = {}
+        self._rerun = _steps_to_rerun(graph, request.step)
 
     @property
-    def keys(self) -> frozenset[TaskKey]:
-        return frozenset(task.key for task in self.tasks)
+    def run_id(self) -> str:
+        return self.origin.run.run_id
 
-    def reused_in(self, run: RunRef) -> list[ReusedTask]:
-        """The events that make the tasks part of `run`, in the order in which they came about."""
-        return [
-            ReusedTask(
-                events.task_reused(
-                    run.task(t.key.step, t.task_id), t.origin, t.parents, t.levels, t.item, t.payload
-                ),
-                t.table,
-            )
-            for t in self.tasks
-        ]
+    @property
+    def parameters(self) -> dict[str, Content]:
+        """The origin's values."""
+        recorded = self.origin.run.parameters.items()
+        return {name: content_of(event) for name, event in recorded if _role(event) == "parameter"}
+
+    @property
+    def lost(self) -> Event | None:
+        """The fact about the origin that nobody has told yet."""
+        run = self.origin.run
+        if run.status != "lost" or run.ended is not None or run.writer is None:
+            return None
+        return events.run_lost(RunRef(run.run_uid, run.flow, run.run_id), run.writer, self.origin.last_seq)
+
+    def item(self, place: TaskPlace) -> Item | None:
+        """The foreach item of a task below a reused foreach."""
+        return self.history.item(place)
+
+    def decide(self, place: TaskPlace, sight: Sight, are_parents_reused: bool) -> Decision:
+        """Whether the earlier task at a place stands in for the one that is about to be created there."""
+        try:
+            earlier = self.history.earlier(place)
+            if earlier is None:
+                return Decision(RUN, f"it is not in {self._run_name}")
+            refusal = self._refusal(place, earlier, are_parents_reused)
+            if refusal is not None:
+                return Decision(RUN, refusal, earlier)
+            if self.request.compares_code:
+                decision = self._compare_code(earlier)
+                if decision is not None:
+                    return decision
+            if self.request.compares_reads:
+                decision = self._compare_reads(earlier, sight)
+                if decision is not None:
+                    return decision
+            gone = self._what_is_gone(earlier)
+        except Missing as missing:
+            return Decision(RUN, f"what it builds on is gone: {missing}")
+        if gone is not None:
+            return Decision(RUN, f"its artifacts are gone: {gone}", earlier)
+        return Decision(REUSE, self._reason(earlier), earlier)
+
+    @property
+    def _run_name(self) -> str:
+        return f"{self.origin.run.flow}/{self.origin.run.run_id}"
+
+    def _reason(self, earlier: Earlier) -> str:
+        run = f"{earlier.pathspec.flow}/{earlier.pathspec.run_id}"
+        if self.request.compares_code:
+            return f"same code and reads as {earlier.pathspec}"
+        if self.request.compares_reads:
+            return f"same reads as {earlier.pathspec}"
+        return f"finished in {run}"
+
+    def _refusal(self, place: TaskPlace, earlier: Earlier, are_parents_reused: bool) -> str | None:
+        task = earlier.task
+        if place.step in self._rerun:
+            is_named = place.step == self.request.step
+            return "the step was named" if is_named else f"it follows {self.request.step}, which was named"
+        if place == self.request.place:
+            return "the task was named"
+        if task.status not in DONE:
+            return f"it {_STATUS_WORDS.get(task.status, task.status)} in {self._run_name}"
+        if not self.request.compares_reads and not are_parents_reused:
+            return "a task before it runs again"
+        node = self._graph.steps[place.step]
+        transition = earlier.transition
+        steps = tuple(transition.get("next", ()))
+        if node.condition is not None:
+            is_fitting = len(steps) == 1 and steps[0] in node.out_steps
+        else:
+            is_fitting = steps == node.out_steps and transition.get("foreach") == node.foreach
+        if not is_fitting:
+            return "it goes on in another way now"
+        if node.foreach is not None and earlier.children < transition.get("num_splits", 0):
+            return "not all of its items were recorded"
+        return None
+
+    # Code and reads
+
+    def _compare_code(self, earlier: Earlier) -> Decision | None:
+        assert self.code is not None, "code is compared with the code there is"
+        before = self.history.code_of(earlier)
+        if before is None:
+            return Decision(RUN, f"its code was not recorded in {self._run_name}", earlier)
+        after = self.code.of(earlier.source.step, self.history.uses(earlier))
+        flow_code = self.history.flow_code(earlier.source_run)
+        assert flow_code is not None
+        if after is None or after.digest == before.digest:
+            return None
+        compared = (before.digest, after.digest)
+        if compared not in self._code_changes:
+            self._code_changes[compared] = _code_changes(before, after, flow_code.python, self.code.python)
+        changes = self._code_changes[compared]
+        return Decision(RUN, _named(changes), earlier, changes)
+
+    def _compare_reads(self, earlier: Earlier, sight: Sight) -> Decision | None:
+        changes: list[Change] = []
+        unknown: list[str] = []
+        for dependency, before in self.history.depends_on(earlier).items():
+            if dependency.kind == "external":
+                after: bytes | None = self._outside.fingerprint(dependency.name, before or b"")
+            elif dependency.kind == "elsewhere":
+                # What a finished task of another run saved never changes; of its own run it asked as a client.
+                run = f"{earlier.pathspec.flow}/{earlier.pathspec.run_id}/"
+                after = None if dependency.name.startswith(run) else before
+            else:
+                after = look_up(dependency, sight)
+            if after == UNKNOWN:
+                unknown.append(dependency.name or "its inputs")
+            elif after != before or after == b"":
+                changes.append(_read_change(dependency, before, after))
+        if changes:
+            return Decision(RUN, _named(changes), earlier, tuple(changes))
+        if unknown:
+            names = ", ".join(list(dict.fromkeys(unknown))[:_NAMED_MAX])
+            return Decision(MAYBE, f"if {names} comes out another", earlier)
+        return None
+
+    def _what_is_gone(self, earlier: Earlier) -> str | None:
+        """The name of the first artifact or item whose bytes are not there any more."""
+        for name, ref in earlier.saved.items():
+            if not self._has(ref):
+                return name
+        if earlier.transition.get("foreach") is not None:
+            packs = self.history.packs_below(earlier.task)
+            if not all(self._outside.has(pack) for pack in packs):
+                return f"the items of {earlier.transition['foreach']}"
+        return None
+
+    def _has(self, ref: Ref) -> bool:
+        return ref.blob is not None or self._outside.has(ref.pack or ref.digest)
 
 
-def plan_resume(origin: Origin, graph: Graph, step: str | None) -> ResumePlan:
-    """Plan to go on from `origin`, from `step` on if one is named.
-
-    Raises: UsageError for a step the flow does not have; NotFound when a run it builds on is missing.
-    """
-    run = origin.run
-    planner = _Planner(run, origin.runs, graph, _steps_to_rerun(graph, step))
-    planner.plan()
-    lost = None
-    if run.status == "lost" and run.ended is None and run.writer is not None:
-        lost = events.run_lost(RunRef(run.run_uid, run.flow, run.run_id), run.writer, origin.last_seq)
-    return ResumePlan(
-        run.run_id,
-        run.run_uid,
-        step,
-        tuple(planner.tasks),
-        planner.items,
-        {name: _content(event) for name, event in run.parameters.items() if _role(event) == "parameter"},
-        origin.last_time_us,
-        lost,
-    )
+_STATUS_WORDS = {
+    "failed": "failed",
+    "pending": "was not begun",
+    "running": "was not finished",
+    "retrying": "failed",
+}
+_STATUS_WORDS |= {"lost": "was cut off", "cancelled": "was cancelled"}
 
 
 def _steps_to_rerun(graph: Graph, step: str | None) -> set[str]:
@@ -110,7 +247,11 @@ def _steps_to_rerun(graph: Graph, step: str | None) -> set[str]:
     if step is None:
         return set()
     if step not in graph.steps:
-        raise UsageError(f"{graph.name} has no step {step!r}. Its steps are: {', '.join(graph.steps)}.")
+        from difflib import get_close_matches
+
+        near = get_close_matches(step, list(graph.steps), n=3)
+        hint = f" Did you mean {' or '.join(near)}?" if near else ""
+        raise UsageError(f"{graph.name} has no step {step!r}.{hint} Its steps are: {', '.join(graph.steps)}.")
     reached, frontier = {step}, [step]
     while frontier:
         for target in graph.steps[frontier.pop()].out_steps:
@@ -120,112 +261,57 @@ def _steps_to_rerun(graph: Graph, step: str | None) -> set[str]:
     return reached
 
 
-class _Planner:
-    def __init__(
-        self, origin: RunState, runs: Mapping[bytes, RunState], graph: Graph, rerun: set[str]
-    ) -> None:
-        self.tasks: list[PlannedTask] = []
-        self.items: dict[TaskKey, Item] = {}
-        self._origin = origin
-        self._graph = graph
-        self._rerun = rerun
-        self._by_id = {(run.flow, run.run_id): run for run in runs.values()}
-        self._by_id[origin.flow, origin.run_id] = origin
-        self._new_ids: dict[tuple[str, str], str] = {}
-        self._children: dict[tuple[str, str], int] = {}
-        for task in origin.tasks.values():
-            for parent in task.parents:
-                self._children[parent] = self._children.get(parent, 0) + 1
-
-    def plan(self) -> None:
-        visits: dict[tuple[str, tuple[int, ...]], int] = {}
-        for task in self._origin.tasks.values():
-            if task.placed is None:
-                continue
-            positions = tuple(level.position for level in task.levels)
-            visit = visits.get((task.step, positions), 0)
-            visits[task.step, positions] = visit + 1
-            key = TaskKey(task.step, positions, visit)
-            item = _content(task.placed) if task.placed.digest is not None else None
-            if self._is_reusable(task):
-                self._reuse(task, key, item)
-            elif item is not None:
-                self.items[key] = Item(item, task.levels[-1].label)
-
-    def _is_reusable(self, task: TaskState) -> bool:
-        node = self._graph.steps.get(task.step)
-        transition = task.transition
-        if node is None or transition is None or task.status not in DONE or task.step in self._rerun:
-            return False
-        if any(parent not in self._new_ids for parent in task.parents):
-            return False
-        steps = tuple(transition.get("next", ()))
-        if node.condition is not None:
-            is_fitting = len(steps) == 1 and steps[0] in node.out_steps
-        else:
-            is_fitting = steps == node.out_steps and transition.get("foreach") == node.foreach
-        is_whole = node.foreach is None or self._children.get((task.step, task.task_id), 0) >= transition.get(
-            "num_splits", 0
-        )
-        return is_fitting and is_whole
-
-    def _reuse(self, task: TaskState, key: TaskKey, item: Content | None) -> None:
-        new_id = str(len(self.tasks) + 1)
-        self._new_ids[task.step, task.task_id] = new_id
-        source_run, source = self._source_of(task)
-        origin = Pathspec(source_run.flow, source_run.run_id, source.step, source.task_id)
-        parents = tuple((step, self._new_ids[step, task_id]) for step, task_id in task.parents)
-        payload: Payload = {
-            **(task.transition or {}),
-            "status": "caught" if source.status == "caught" else "succeeded",
-            "reason": f"finished in {origin.flow}/{origin.run_id}",
-        }
-        table = {name: self._ref(name, event, origin) for name, event in source.artifacts.items()}
-        self.tasks.append(PlannedTask(key, new_id, origin, parents, task.levels, item, payload, table))
-
-    def _source_of(self, task: TaskState) -> tuple[RunState, TaskState]:
-        """The task that really ran, and its run."""
-        origin = task.origin
-        return (self._origin, task) if origin is None else self._find(origin)
-
-    def _find(self, origin: Pathspec) -> tuple[RunState, TaskState]:
-        run = self._by_id.get((origin.flow, origin.run_id or ""))
-        task = None if run is None else run.tasks.get((origin.step or "", origin.task_id or ""))
-        if run is None or task is None:
-            raise NotFound(
-                f"Task {origin}, which {self._origin.flow}/{self._origin.run_id} builds on, is not in this store. "
-                "Copy the store it comes from into this one, or start a new run."
-            )
-        return run, task
-
-    def _ref(self, name: str, event: Event, owner: Pathspec) -> Ref:
-        if event.kind == "artifact_saved":
-            return ref_of(event, owner, None)
-        producer = Pathspec(
-            event.producer_flow or "", event.producer_run_id, event.producer_step, event.producer_task_id
-        )
-        if producer.task_id is None or producer.step == "_parameters":
-            raise AssertionError(f"merged {name} names no task")
-        _, task = self._find(producer)
-        return ref_of(task.artifacts[name], producer, None)
+def _code_changes(
+    before: StepCode, after: StepCode, python_before: str, python_after: str
+) -> tuple[Change, ...]:
+    changes = [
+        *_differences("code", before.parts, after.parts),
+        *_differences("package", before.packages, after.packages),
+    ]
+    if python_before != python_after:
+        changes.append(Change("python", "", python_before, python_after))
+    return tuple(changes) or (Change("code", "how keys are made", None, None),)
 
 
-def _content(event: Event) -> Content:
-    """What an event says of the value it carries or names."""
-    placement = event.payload or {}
-    pack = placement.get("pack")
-    assert event.digest is not None
-    return Content(
-        event.digest,
-        event.size_bytes or 0,
-        event.type or "",
-        event.serializer or "",
-        event.value,
-        event.value_number,
-        event.blob,
-        None if pack is None else bytes.fromhex(pack),
-        placement.get("pack_offset", 0),
+def _differences(kind: str, before: Mapping[str, str], after: Mapping[str, str]) -> list[Change]:
+    names = [*before, *(name for name in after if name not in before)]
+    return [
+        Change(kind, name, before.get(name), after.get(name))
+        for name in names
+        if before.get(name) != after.get(name)
+    ]
+
+
+def _read_change(dependency: Dependency, before: bytes | None, after: bytes | None) -> Change:
+    kind, place, name = dependency
+    if kind in ("artifact", "item") and place and (kind == "artifact" or len(place) > 1):
+        name = f"inputs[{place[0]}].{name}"
+    return Change(
+        kind, name, None if before is None else before.hex(), None if after is None else after.hex()
     )
+
+
+_KINDS = {
+    "artifact": "{} is another",
+    "code": "{} changed",
+    "elsewhere": "it asked for {}",
+    "external": "the content of {} changed",
+    "inputs": "its inputs are others",
+    "item": "the item of {} is another",
+    "lengths": "a foreach around it has another length",
+    "merged": "merged {} is another",
+    "names": "its inputs have other artifacts",
+    "package": "package {} changed",
+    "parameter": "parameter {} changed",
+    "python": "Python changed",
+}
+
+
+def _named(changes: list[Change] | tuple[Change, ...]) -> str:
+    """The first changes as text."""
+    shown = [_KINDS[change.kind].format(change.name) for change in changes[:_NAMED_MAX]]
+    more = len(changes) - len(shown)
+    return ", ".join(shown) + (f" and {more} more" if more else "")
 
 
 def _role(event: Event) -> str:

@@ -105,9 +105,10 @@ def test_parameters_are_those_of_the_origin_and_new_ones_have_their_default(proj
     run = project.resume("after")
     assert run.parameters == {"alpha": 5, "beta": 7, "gamma": "g"}
     assert run.saved("after") == {"out": (7, [5, 15, 25, 35], 8000, 2000)}
-    done = project.call("resume", "--alpha", "6")
-    assert done.code == 2
-    assert "--alpha" in done.err
+    again = project.resume("--alpha", "6")
+    assert again.parameters == {"alpha": 6, "beta": 7, "gamma": "g"}
+    assert again.saved("after") == {"out": (7, [6, 16, 26, 36], 8000, 2000)}
+    assert again.statuses["start"] == "reused"
 
 
 def test_step_that_was_renamed_runs_with_the_one_before_it(project: Project) -> None:

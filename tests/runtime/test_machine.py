@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import pytest
@@ -20,7 +20,7 @@ from weft.runtime.machine import (
     LaunchAttempt,
     Machine,
     Policy,
-    TaskKey,
+    TaskPlace,
 )
 from weft.runtime.source import parse_flow
 
@@ -67,11 +67,12 @@ class Play:
         self,
         graph: Graph,
         policies: dict[str, Policy] | None = None,
-        reused: frozenset[TaskKey] = frozenset(),
+        reused: Mapping[TaskPlace, dict[str, Any]] | None = None,
         is_keeping_going: bool = False,
     ) -> None:
         self.graph = graph
-        self.machine = Machine(graph, policies, reused, is_keeping_going)
+        self.machine = Machine(graph, policies, is_keeping_going)
+        self.reused = reused or {}
         self.told: list[tuple[Event, list[Command]]] = []
         self.created: dict[str, CreateTask] = {}
 
@@ -87,8 +88,12 @@ class Play:
                     said.append(self.short(command))
                     if isinstance(command, CreateTask):
                         self.created[command.task_id] = command
-                        task = RUN.task(command.key.step, command.task_id)
-                        following.append(events.task_created(task, command.parents, command.levels, None))
+                        task = RUN.task(command.place.step, command.task_id)
+                        created = events.task_created(task, command.parents, command.levels, None)
+                        if command.place in self.reused:
+                            origin, transition = Pathspec("F", "0", *task[3:]), self.reused[command.place]
+                            created = events.reused_in_place_of(created, origin, transition)
+                        following.append(created)
             batch = following
         return said
 
@@ -123,10 +128,10 @@ class Play:
     def short(self, command: Command) -> str:
         if isinstance(command, CreateTask):
             parents = "+".join(task_id for _, task_id in command.parents)
-            positions = ".".join(str(position) for position in command.key.positions)
+            positions = ".".join(str(position) for position in command.place.positions)
             item = f" item of {command.item_of}" if command.item_of else ""
-            visit = f" visit {command.key.visit}" if command.key.visit else ""
-            return f"create {command.key.step}/{command.task_id}[{positions}] <- {parents}{item}{visit}"
+            visit = f" visit {command.place.visit}" if command.place.visit else ""
+            return f"create {command.place.step}/{command.task_id}[{positions}] <- {parents}{item}{visit}"
         if isinstance(command, LaunchAttempt):
             last = " last" if command.is_last else ""
             fallback = " fallback" if command.is_fallback else ""
@@ -418,44 +423,40 @@ def test_keep_going_ends_only_when_all_that_can_run_has(play: Callable[..., Play
     assert played.say("close/5 ok") == ["end failed"]
 
 
-def _reused(step: str, task_id: str, parents: tuple[tuple[str, str], ...], **transition: Any) -> Event:
-    levels = transition.pop("levels", ())
-    origin = Pathspec("F", "0", step, task_id)
-    return events.task_reused(RUN.task(step, task_id), origin, parents, levels, None, transition)
-
-
-def test_reused_tasks_stand_in_and_only_the_rest_is_created(play: Callable[..., Play]) -> None:
-    reused = frozenset({TaskKey("start"), TaskKey("a", (0,)), TaskKey("a", (2,))})
+def test_reused_tasks_stand_in_and_only_the_rest_is_launched(play: Callable[..., Play]) -> None:
+    start = {"next": ["a"], "foreach": "xs", "num_splits": 3}
+    through = {"next": ["join"]}
+    reused = {TaskPlace("start"): start, TaskPlace("a", (0,)): through, TaskPlace("a", (2,)): through}
     played = play(FOREACH, reused=reused)
-    assert _began(played) == []
-    levels = [(events.Level("a", "xs", position, 3, ""),) for position in range(3)]
-    start = _reused("start", "1", (), next=["a"], foreach="xs", num_splits=3)
-    first = _reused("a", "2", (("start", "1"),), next=["join"], levels=levels[0])
-    last = _reused("a", "3", (("start", "1"),), next=["join"], levels=levels[2])
-    assert played.tell(start, first, last) == ["create a/4[1] <- 1 item of 1", "launch 4#0 last"]
-    assert played.say("a/4 ok") == ["create join/5[] <- 2+4+3", "launch 5#0 last"]
-    _replay(played, {"reused": reused})
+    assert _began(played) == [
+        "create start/1[] <- ",
+        "create a/2[0] <- 1 item of 1",
+        "create a/3[1] <- 1 item of 1",
+        "create a/4[2] <- 1 item of 1",
+        "launch 3#0 last",
+    ]
+    assert played.say("a/3 ok") == ["create join/5[] <- 2+3+4", "launch 5#0 last"]
+    _replay(played, {})
 
 
 def test_run_of_which_all_is_reused_ends_at_once(play: Callable[..., Play]) -> None:
-    reused = frozenset(TaskKey(step) for step in LINEAR)
-    played = play(LINEAR, reused=reused)
+    reused = {
+        TaskPlace("start"): {"next": ["a"]},
+        TaskPlace("a"): {"next": ["end"]},
+        TaskPlace("end"): {"next": []},
+    }
+    assert _began(play(LINEAR, reused=reused))[-1] == "end succeeded"
+
+
+def test_task_is_reused_after_one_that_ran(play: Callable[..., Play]) -> None:
+    played = play(LINEAR, reused={TaskPlace("a"): {"next": ["end"]}})
     _began(played)
-    told = [
-        _reused("start", "1", (), next=["a"]),
-        _reused("a", "2", (("start", "1"),), next=["end"]),
-        _reused("end", "3", (("a", "2"),), next=[]),
-    ]
-    assert played.tell(*told) == ["end succeeded"]
+    assert played.say("start/1 ok") == ["create a/2[] <- 1", "create end/3[] <- 2", "launch 3#0 last"]
+    assert played.say("end/3 ok") == ["end succeeded"]
 
 
 def test_reused_visits_of_a_loop_are_followed_by_the_next(play: Callable[..., Play]) -> None:
-    reused = frozenset({TaskKey("start"), TaskKey("again"), TaskKey("again", (), 1)})
+    again = {"next": ["again"]}
+    reused = {TaskPlace("start"): again, TaskPlace("again"): again, TaskPlace("again", (), 1): again}
     played = play(LOOP, reused=reused)
-    _began(played)
-    told = [
-        _reused("start", "1", (), next=["again"]),
-        _reused("again", "2", (("start", "1"),), next=["again"]),
-        _reused("again", "3", (("again", "2"),), next=["again"]),
-    ]
-    assert played.tell(*told) == ["create again/4[] <- 3 visit 2", "launch 4#0 last"]
+    assert _began(played)[-2:] == ["create again/4[] <- 3 visit 2", "launch 4#0 last"]

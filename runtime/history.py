@@ -1,0 +1,252 @@
+"""What an earlier run left behind, place by place: finished tasks with all they depended on. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+from weft.lineage.events import Content, Event, Level, Payload
+from weft.lineage.ids import Pathspec
+from weft.lineage.projections import RunState, TaskState
+from weft.runtime.items import Item
+from weft.runtime.keys import Dependencies, FlowCode, Input, Sight, StepCode, dependencies, flow_code_of
+from weft.runtime.machine import TaskPlace
+from weft.runtime.refs import Ref, Table, ref_of
+
+__all__ = ["Earlier", "History", "Missing", "Origin", "content_of"]
+
+
+class Missing(Exception):
+    """What a task builds on is not in this store."""
+
+
+class Origin(NamedTuple):
+    """The run to go on from. `runs` holds it and every run whose tasks it reused or merged from.
+
+    `uses` are what attempts read, by (run_uid, step, task_id). `last_time_us` is the time of the latest event
+    that was read, `last_seq` the last one of the run's writer.
+    """
+
+    run: RunState
+    runs: Mapping[bytes, RunState]
+    uses: Mapping[tuple[bytes, str, str], Sequence[Event]]
+    last_time_us: int
+    last_seq: int
+
+
+class Earlier(NamedTuple):
+    """A task of the origin, and the one that really ran where it was itself reused.
+
+    `saved` is what it saved or merged; `children` how many tasks came right after it.
+    """
+
+    task: TaskState
+    source: TaskState
+    source_run: RunState
+    pathspec: Pathspec
+    saved: dict[str, Ref]
+    children: int
+
+    @property
+    def transition(self) -> Payload:
+        return self.task.transition or {}
+
+    @property
+    def duration_s(self) -> float | None:
+        """How long its last attempt took."""
+        final = self.source.final
+        found = (
+            None if final is None or final.ended is None else (final.ended.payload or {}).get("duration_s")
+        )
+        return None if found is None else float(found)
+
+
+class _Row:
+    __slots__ = ("items", "missing", "sight", "table")
+
+    def __init__(self, sight: Sight, items: tuple[Ref, ...], missing: Missing | None) -> None:
+        self.sight = sight
+        self.items = items
+        self.table: Table = {}
+        #: Why it is not known what the task saw.
+        self.missing = missing
+
+
+class History:
+    """The tasks of a run by their place. What they saw is worked out from the run that they really ran in."""
+
+    def __init__(self, origin: Origin) -> None:
+        self.origin = origin
+        self._by_id = {(run.flow, run.run_id): run for run in origin.runs.values()}
+        self._by_id[origin.run.flow, origin.run.run_id] = origin.run
+        self._rows: dict[bytes, dict[tuple[str, str], _Row]] = {}
+        self._codes: dict[bytes, FlowCode | None] = {}
+        self._children: dict[tuple[str, str], int] = {}
+        self._packs: dict[tuple[str, str], set[bytes]] = {}
+        self._earlier: dict[TaskPlace, Earlier] = {}
+        #: In the order in which they came about.
+        self.places: dict[TaskPlace, TaskState] = {}
+        visits: dict[tuple[str, tuple[int, ...]], int] = {}
+        for task in origin.run.tasks.values():
+            for parent in task.parents:
+                self._children[parent] = self._children.get(parent, 0) + 1
+                if task.placed is not None and "pack" in (task.placed.payload or {}):
+                    pack = bytes.fromhex((task.placed.payload or {})["pack"])
+                    self._packs.setdefault(parent, set()).add(pack)
+            if task.placed is not None:
+                positions = tuple(level.position for level in task.levels)
+                visit = visits.get((task.step, positions), 0)
+                visits[task.step, positions] = visit + 1
+                self.places[TaskPlace(task.step, positions, visit)] = task
+
+    def earlier(self, place: TaskPlace) -> Earlier | None:
+        """The task that stood at a place. Raises: Missing."""
+        if place in self._earlier:
+            return self._earlier[place]
+        task = self.places.get(place)
+        if task is None:
+            return None
+        run, source = self._source_of(self.origin.run, task)
+        pathspec = Pathspec(run.flow, run.run_id, source.step, source.task_id)
+        saved = self._saved(run, source)
+        children = self._children.get((task.step, task.task_id), 0)
+        found = self._earlier[place] = Earlier(task, source, run, pathspec, saved, children)
+        return found
+
+    def item(self, place: TaskPlace) -> Item | None:
+        """The foreach item that was given to the task at a place."""
+        task = self.places.get(place)
+        if task is None or task.placed is None or task.placed.digest is None:
+            return None
+        return Item(content_of(task.placed), task.levels[-1].label)
+
+    def code_of(self, earlier: Earlier) -> StepCode | None:
+        """The code that the task depended on; None where that was not recorded."""
+        code = self.flow_code(earlier.source_run)
+        return None if code is None else code.of(earlier.source.step, self._uses(earlier))
+
+    def depends_on(self, earlier: Earlier) -> Dependencies:
+        """What the task depended on. Raises: Missing."""
+        row = self._rows_of(earlier.source_run)[earlier.source.step, earlier.source.task_id]
+        if row.missing is not None:
+            raise row.missing
+        merged = [e for e in earlier.source.artifacts.values() if e.kind == "artifact_merged"]
+        told = [*self._uses(earlier), *merged]
+        return dependencies(told, row.sight, self.code_of(earlier), self._path_uses(earlier.source_run))
+
+    def packs_below(self, task: TaskState) -> set[bytes]:
+        """The objects that hold the items of a foreach."""
+        return self._packs.get((task.step, task.task_id), set())
+
+    def uses(self, earlier: Earlier) -> Sequence[Event]:
+        """What its last attempt read."""
+        return self._uses(earlier)
+
+    def flow_code(self, run: RunState) -> FlowCode | None:
+        if run.run_uid not in self._codes:
+            payload = None if run.reached is None else run.reached.payload
+            self._codes[run.run_uid] = flow_code_of(payload) if payload and "steps" in payload else None
+        return self._codes[run.run_uid]
+
+    def _uses(self, earlier: Earlier) -> Sequence[Event]:
+        source = earlier.source
+        found = self.origin.uses.get((earlier.source_run.run_uid, source.step, source.task_id), ())
+        return [event for event in found if event.attempt == source.final_attempt]
+
+    def _path_uses(self, run: RunState) -> Sequence[Event]:
+        return self.origin.uses.get((run.run_uid, "_parameters", "0"), ())
+
+    def _source_of(self, run: RunState, task: TaskState) -> tuple[RunState, TaskState]:
+        """The task that really ran, and its run."""
+        return (run, task) if task.origin is None else self._find(task.origin)
+
+    def _find(self, pathspec: Pathspec) -> tuple[RunState, TaskState]:
+        run = self._by_id.get((pathspec.flow, pathspec.run_id or ""))
+        task = None if run is None else run.tasks.get((pathspec.step or "", pathspec.task_id or ""))
+        if run is None or task is None:
+            raise Missing(f"task {pathspec} is not in this store")
+        return run, task
+
+    # What the tasks of a run saw
+
+    def _rows_of(self, run: RunState) -> dict[tuple[str, str], _Row]:
+        if run.run_uid not in self._rows:
+            rows = self._rows[run.run_uid] = {}
+            parameters = {name: e.digest for name, e in run.parameters.items() if e.digest is not None}
+            for key, task in run.tasks.items():
+                if task.placed is not None:
+                    rows[key] = self._row(run, task, rows, parameters)
+        return self._rows[run.run_uid]
+
+    def _row(
+        self,
+        run: RunState,
+        task: TaskState,
+        rows: dict[tuple[str, str], _Row],
+        parameters: Mapping[str, bytes],
+    ) -> _Row:
+        parents = [(run.tasks[key], rows[key]) for key in task.parents if key in rows]
+        levels = task.levels
+        items = self._items(run, task, levels, parents)
+        is_join = len(parents) > 1 or any(len(parent.levels) > len(levels) for parent, _ in parents)
+        if is_join:
+            inputs = tuple(Input(p.step, p.levels, row.items, row.table) for p, row in parents)
+            sight = Sight(parameters, levels, items, {}, inputs)
+        else:
+            sight = Sight(parameters, levels, items, parents[0][1].table if parents else {})
+        row = _Row(sight, items, next((p.missing for _, p in parents if p.missing is not None), None))
+        try:
+            saved = self._saved(*self._source_of(run, task))
+        except Missing as missing:
+            row.missing = row.missing or missing
+            saved = {}
+        row.table = {**sight.table, **saved} if saved else sight.table
+        return row
+
+    def _items(
+        self, run: RunState, task: TaskState, levels: tuple[Level, ...], parents: list[tuple[TaskState, _Row]]
+    ) -> tuple[Ref, ...]:
+        items = parents[0][1].items[: len(levels)] if parents else ()
+        placed = task.placed
+        if placed is not None and placed.digest is not None and len(items) < len(levels) and parents:
+            split, row = parents[0]
+            listed = row.table.get(levels[-1].var)
+            producer = Pathspec(run.flow, run.run_id, split.step, split.task_id)
+            items = (*items, ref_of(placed, listed.producer if listed is not None else producer, None))
+        return items
+
+    def _saved(self, run: RunState, task: TaskState) -> dict[str, Ref]:
+        owner = Pathspec(run.flow, run.run_id, task.step, task.task_id)
+        return {name: self._ref(name, event, owner) for name, event in task.artifacts.items()}
+
+    def _ref(self, name: str, event: Event, owner: Pathspec) -> Ref:
+        if event.kind == "artifact_saved":
+            return ref_of(event, owner, None)
+        producer = Pathspec(
+            event.producer_flow or "", event.producer_run_id, event.producer_step, event.producer_task_id
+        )
+        if producer.task_id is None or producer.step == "_parameters":
+            raise AssertionError(f"merged {name} names no task")
+        _, task = self._find(producer)
+        found = task.artifacts.get(name)
+        if found is None or found.kind != "artifact_saved":
+            raise Missing(f"{producer}/{name} is not in this store")
+        return ref_of(found, producer, None)
+
+
+def content_of(event: Event) -> Content:
+    """What an event says of the value it carries or names."""
+    placement = event.payload or {}
+    pack = placement.get("pack")
+    assert event.digest is not None
+    return Content(
+        event.digest,
+        event.size_bytes or 0,
+        event.type or "",
+        event.serializer or "",
+        event.value,
+        event.value_number,
+        event.blob,
+        None if pack is None else bytes.fromhex(pack),
+        placement.get("pack_offset", 0),
+    )
