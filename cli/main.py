@@ -32,6 +32,7 @@ COMMANDS = {
     "logs": _Place("weft.cli.console", "Show what tasks printed."),
     "lineage": _Place("weft.cli.trace", "Show what something was made from, and what was made from it."),
     "diff": _Place("weft.cli.diff", "Show what differs between two runs, the first cause on top."),
+    "why": _Place("weft.cli.why", "Show why a task ran or was reused."),
     "reproduce": _Place("weft.cli.reproduce", "Run a recorded run again and compare what comes of it."),
     "sql": _Place("weft.cli.sql", "Ask the whole history in SQL, read-only."),
     "log": _Place("weft.cli.log", "Show the events themselves."),

@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from weft.lineage.edges import Graph
     from weft.lineage.flows import Flow, Run
     from weft.lineage.verify import Report
+    from weft.lineage.why import Why
 
 __all__ = ["Store", "open_store", "sql"]
 
@@ -150,6 +151,15 @@ class Store:
         from weft.lineage.comparison import compare_runs
 
         return compare_runs(self, a, b)
+
+    def why(self, pathspec: str) -> Why:
+        """Why a task ran or was reused: all it depended on, against the nearest earlier task of its step.
+
+        Raises: NotFound with near names, UsageError for what is no task.
+        """
+        from weft.lineage.why import explain
+
+        return explain(self, pathspec)
 
     def lines(self, pathspec: str, stream: str | None = None) -> list[Line]:
         """What a run, a step or a task printed, by time; with `stream` only "stdout" or "stderr".

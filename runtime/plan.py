@@ -48,7 +48,8 @@ class _NoJournal:
 
     is_full = False
     is_sync_costly = False
-    unsynced_bytes = 0
+    unsynced_bytes = next_seq = last_time_us = 0
+    writer = b""
 
     def append(self, batch: list[Event]) -> list[Any]:
         return [None] * len(batch)

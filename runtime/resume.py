@@ -215,7 +215,7 @@ class Planner:
             return Decision(RUN, _named(changes), earlier, tuple(changes))
         if unknown:
             names = ", ".join(list(dict.fromkeys(unknown))[:_NAMED_MAX])
-            return Decision(MAYBE, f"if {names} comes out another", earlier)
+            return Decision(MAYBE, f"if {names} comes out with another value", earlier)
         return None
 
     def _what_is_gone(self, earlier: Earlier) -> str | None:
@@ -292,14 +292,14 @@ def _read_change(dependency: Dependency, before: bytes | None, after: bytes | No
 
 
 _KINDS = {
-    "artifact": "{} is another",
+    "artifact": "{} has another value",
     "code": "{} changed",
     "elsewhere": "it asked for {}",
     "external": "the content of {} changed",
     "inputs": "its inputs are others",
-    "item": "the item of {} is another",
+    "item": "the item of {} has another value",
     "lengths": "a foreach around it has another length",
-    "merged": "merged {} is another",
+    "merged": "merged {} has another value",
     "names": "its inputs have other artifacts",
     "package": "package {} changed",
     "parameter": "parameter {} changed",
