@@ -8,7 +8,7 @@ import tempfile
 from collections.abc import Callable
 from typing import NamedTuple
 
-from benchmarks import bench_diff, bench_lineage, bench_log, bench_run, bench_scale, bench_store
+from benchmarks import bench_diff, bench_lineage, bench_log, bench_plan, bench_run, bench_scale, bench_store
 from benchmarks.report import Figure, Report
 from benchmarks.workloads import SIZES, Size
 
@@ -25,6 +25,7 @@ _BENCHMARKS = {
     "steps": _Benchmark("Linear steps", bench_run.measure_steps),
     "wide": _Benchmark("A wide foreach and its join, two workers", bench_run.measure_wide),
     "resume": _Benchmark("Resume", bench_run.measure_resume),
+    "plan": _Benchmark("Resume as a plan", bench_plan.measure_plan),
     "append": _Benchmark("Durable appends", bench_log.measure_append),
     "read": _Benchmark("Reading a journal", bench_log.measure_read),
     "seal": _Benchmark("Sealing", bench_log.measure_seal),

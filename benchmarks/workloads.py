@@ -12,7 +12,16 @@ from weft.lineage.events import Content, Event, Level, RunRef
 from weft.lineage.ids import Pathspec
 from weft.lineage.serializers import dump
 
-__all__ = ["SIZES", "Size", "chain_source", "history", "resume_source", "run_events", "wide_source"]
+__all__ = [
+    "SIZES",
+    "Size",
+    "chain_source",
+    "history",
+    "plan_source",
+    "resume_source",
+    "run_events",
+    "wide_source",
+]
 
 
 class Size(NamedTuple):
@@ -28,11 +37,12 @@ class Size(NamedTuple):
     runs: int
     history: int
     compared: int
+    plan_wide: int = 10_000
 
 
 SIZES = {
     "canonical": Size(7, 10, 100, 1_000, 100, 1_000, 100_000, 200, 200_000, 1_000),
-    "tiny": Size(1, 3, 5, 4, 3, 20, 400, 5, 6_000, 5),
+    "tiny": Size(1, 3, 5, 4, 3, 20, 400, 5, 6_000, 5, plan_wide=6),
 }
 
 _LINES_OF_A_TASK = 3
@@ -81,6 +91,41 @@ class WideFlow(FlowSpec):
 
 
 WideFlow()
+"""
+
+
+def plan_source(width: int) -> str:
+    """A foreach whose tasks read an item, an artifact and nothing else, and its join."""
+    return f"""
+from weft import FlowSpec, Parameter, step
+
+
+class PlanFlow(FlowSpec):
+    rate = Parameter("rate", default=2)
+
+    @step
+    def start(self):
+        self.items = list(range({width}))
+        self.base = 3
+        self.next(self.work, foreach="items")
+
+    @step
+    def work(self):
+        self.product = self.input * self.base
+        self.next(self.join)
+
+    @step
+    def join(self, inputs):
+        self.total = sum(branch.product for branch in inputs)
+        self.next(self.end)
+
+    @step
+    def end(self):
+        self.answer = self.total * self.rate
+
+
+if __name__ == "__main__":
+    PlanFlow()
 """
 
 

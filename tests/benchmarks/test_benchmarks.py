@@ -22,6 +22,7 @@ ANSWERS: dict[str, Any] = {
     "steps": [3, 5],
     "wide": [[7], float(sum(NUMBERS)), 12],
     "resume": 0.0 + 1 + 4,
+    "plan": {"reuse": 9},
     "diff": [0, 0, 5],
 }
 
