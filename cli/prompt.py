@@ -111,25 +111,24 @@ class Prompt:
         while True:
             try:
                 lines.append(input(_PROMPT_MORE if lines else _PROMPT))
+                text = "\n".join(lines).strip()
+                if text.rstrip(";") in ("exit", "quit", ".quit", r"\q"):
+                    return
+                if not text:
+                    lines = []
+                elif text.startswith("\\"):
+                    lines = []
+                    self._obey(text)
+                elif text.endswith(";"):
+                    lines = []
+                    self._ask(text)
             except KeyboardInterrupt:
                 # What was typed so far is dropped, as shells do.
                 self._output.line()
                 lines = []
-                continue
             except EOFError:
                 self._output.line()
                 return
-            text = "\n".join(lines).strip()
-            if text.rstrip(";") in ("exit", "quit", ".quit", r"\q"):
-                return
-            if not text:
-                lines = []
-            elif text.startswith("\\"):
-                lines = []
-                self._obey(text)
-            elif text.endswith(";"):
-                lines = []
-                self._ask(text)
 
     def _ask(self, query: str) -> None:
         began_s = clock.monotonic_s()

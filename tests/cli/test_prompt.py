@@ -8,6 +8,7 @@ import pty
 import select
 import subprocess
 import sys
+import termios
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -25,6 +26,10 @@ class Terminal:
 
     def __init__(self, command: list[str], env: dict[str, str]) -> None:
         self._master, slave = pty.openpty()
+        # Else Ctrl-C throws away what was shown since, too.
+        settings = termios.tcgetattr(slave)
+        settings[3] |= termios.NOFLSH
+        termios.tcsetattr(slave, termios.TCSANOW, settings)
         self.process = subprocess.Popen(
             [sys.executable, "-c", _TAKE_TERMINAL, *command],
             stdin=slave,
@@ -49,6 +54,15 @@ class Terminal:
         before, _, self._shown = self._shown.partition(text)
         return before
 
+    def interrupt(self) -> str:
+        """What was shown from Ctrl-C to the next prompt. A line editor that is just reading misses one: it is pressed again."""
+        for _ in range(int(_WAIT_S)):
+            self.type("\x03")
+            readable, _, _ = select.select([self._master], [], [], 1.0)
+            if readable:
+                return self.wait_for("weft> ")
+        raise AssertionError("Ctrl-C does nothing")
+
     def close(self) -> None:
         self.process.kill()
         self.process.wait()
@@ -72,15 +86,18 @@ def prompt(store_folder: Path, state: Path) -> Iterator[Terminal]:
 
 
 def test_query_that_runs_is_cancelled_by_ctrl_c_and_the_next_is_answered(prompt: Terminal) -> None:
-    prompt.type(_ENDLESS)
-    prompt.wait_for("range(10000000) b;")
-    prompt.type("\x03")
-    prompt.wait_for("cancelled")
+    shown = ""
+    while "cancelled" not in shown:
+        # Between the end of a line and the start of its query Ctrl-C drops the line instead.
+        prompt.type(_ENDLESS)
+        prompt.wait_for("range(10000000) b;\r\n")
+        shown = prompt.interrupt()
     prompt.type("select count(*) as n from runs;\n")
     prompt.wait_for("1 row in ")
     prompt.wait_for("weft> ")
-    prompt.type("half a que\x03")
-    prompt.wait_for("weft> ")
+    prompt.type("half a que")
+    prompt.wait_for("half a que")
+    prompt.interrupt()
     prompt.type("select 40 + 2 as n;\n")
     assert "42" in prompt.wait_for("1 row in ")
     prompt.type("\\q\n")
@@ -103,6 +120,7 @@ def test_views_are_listed_described_and_completed_and_what_was_typed_is_kept(
     assert "from artifact_uses" in prompt.wait_for("weft> ")
     prompt.type("\\nonsense\n")
     prompt.wait_for("There is no command \\nonsense")
+    prompt.wait_for("weft> ")
     prompt.type("\x04")
     assert prompt.process.wait(_WAIT_S) == 0
     assert "\\d tags" in (state / "weft" / "sql_history").read_text()
