@@ -13,7 +13,7 @@ from weft.cli.format import format_count, format_duration
 from weft.cli.output import Output, print_error
 from weft.lineage import clock
 from weft.lineage.errors import StoreError, UsageError
-from weft.lineage.view_sql import VIEWS
+from weft.lineage.view_sql import VIEW_NAMES
 
 if TYPE_CHECKING:
     from weft.lineage.result import Result
@@ -150,7 +150,7 @@ class Prompt:
         argument = argument.strip()
         if command == r"\d" and not argument:
             self._output.table(
-                ["view", "columns"], [[name, ", ".join(self._columns[name])] for name in VIEWS]
+                ["view", "columns"], [[name, ", ".join(self._columns[name])] for name in VIEW_NAMES]
             )
         elif command == r"\d":
             self._describe(argument)
@@ -163,7 +163,7 @@ class Prompt:
             print_error(rf"There is no command {command}. \? lists the commands.")
 
     def _describe(self, view: str) -> None:
-        if view not in VIEWS:
+        if view not in VIEW_NAMES:
             print_error(rf"There is no view {view!r}. \d lists the views.")
             return
         rows = self._store.rows(f"describe {view}")
@@ -171,12 +171,12 @@ class Prompt:
 
     @cached_property
     def _columns(self) -> dict[str, list[str]]:
-        return {view: [str(row[0]) for row in self._store.rows(f"describe {view}")] for view in VIEWS}
+        return {view: [str(row[0]) for row in self._store.rows(f"describe {view}")] for view in VIEW_NAMES}
 
     @cached_property
     def _candidates(self) -> list[str]:
         columns = {column for listed in self._columns.values() for column in listed}
-        return sorted({*VIEWS, *columns, *_FUNCTIONS, *_WORDS})
+        return sorted({*VIEW_NAMES, *columns, *_FUNCTIONS, *_WORDS})
 
     def _complete(self, text: str, state: int) -> str | None:
         """What readline asks for: the n-th word that begins with `text`; `t.` before it is kept."""

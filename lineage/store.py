@@ -345,7 +345,7 @@ class Store:
         self, views: Views, query: str, frames: Mapping[str, Any] | None, params: dict[str, Any]
     ) -> Result:
         for name, frame in (frames or {}).items():
-            if name in view_sql.VIEWS:
+            if name in view_sql.VIEW_NAMES:
                 raise UsageError(f"A frame cannot be called {name!r}, which is a view. Give it another name.")
             # Frames of the caller are scanned by DuckDB's Python wrappers.
             import duckdb  # noqa: F401

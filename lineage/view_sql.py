@@ -13,8 +13,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from weft.lineage.events import COLUMNS, FAMILIES
 from weft.lineage.fold_sql import ATTEMPT_ENDS, FOLDS, PACKED, STATES, Moment, fold_sql, state_sql, told_sql
 from weft.lineage.ranges import Spans
+from weft.lineage.summaries import SUMMARIES
 
-__all__ = ["FOLDS_OF", "STATES_OF", "VIEWS", "ddl", "read_events", "view_sql", "within"]
+__all__ = ["FOLDS_OF", "STATES_OF", "VIEWS", "VIEW_NAMES", "ddl", "read_events", "view_sql", "within"]
 
 #: The folds, and the states beside those, that each view is made from.
 FOLDS_OF: dict[str, tuple[str, ...]] = {
@@ -281,6 +282,9 @@ VIEWS = {
     "events": _V_EVENTS,
 }
 
+#: Of all views, those that stand on others included.
+VIEW_NAMES = (*VIEWS, *SUMMARIES)
+
 
 def view_sql(name: str, has_twins: bool, has_numbers: bool = False, has_reuses: bool = True) -> str:
     """The SELECT of one view; runs that share a pathspec are told apart, and reused tasks shown as what they
@@ -365,4 +369,5 @@ def ddl(sealed: Mapping[str, str], as_of_us: int | None = None) -> str:
     lines += [f"create or replace view state.{name} as {state_sql(name).strip()};" for name in STATES]
     lines += [f"create or replace view fold.{name} as {fold_sql(name, Moment()).strip()};" for name in FOLDS]
     lines += [f"create or replace view {name} as {view_sql(name, True).strip()};" for name in VIEWS]
+    lines += [f"create or replace view {name} as {made.sql.strip()};" for name, made in SUMMARIES.items()]
     return "\n".join(lines) + "\n"

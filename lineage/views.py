@@ -5,7 +5,7 @@ The database is a cache: nothing is lost with it.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from importlib import import_module
 from typing import Any
 
@@ -16,6 +16,7 @@ from weft.lineage.fold_sql import FOLDS, STATES
 from weft.lineage.folds import Folds, Sealed
 from weft.lineage.limits import Limits, TimeIsUp, run_interruptible
 from weft.lineage.sight import FileGone
+from weft.lineage.summaries import SUMMARIES
 
 __all__ = ["Views", "load_engine"]
 
@@ -191,11 +192,7 @@ class Views(Folds):
         text = query.lower()
         words = set(re.findall(r"\w+", text))
         is_whole = is_whole or any(word in text for word in _CATALOGUE_WORDS)
-        if is_whole:
-            words.update(view_sql.VIEWS)
-        views = [view for view in view_sql.VIEWS if view in words]
-        if "tasks" in views and not is_whole and not re.search(_TASKS_AS_TABLE, text, re.DOTALL):
-            views.remove("tasks")
+        views, summaries = _named(words, text, is_whole)
         families = {family for view in views for family in _FAMILIES[view]}
         schemas = set(re.findall(r"\b(?:raw|told|fold|state)\.\w+", text))
         families |= {family for family in FAMILIES if f"told.{family}_events" in schemas}
@@ -216,6 +213,8 @@ class Views(Folds):
             has_reuses = bool(_REUSING & set(views)) and self.rows_in("fold.reuses") > 0
             for view in views:
                 self._show(view, view_sql.view_sql(view, moment.has_twins, has_numbers, has_reuses))
+            for name in summaries:
+                self._show(name, SUMMARIES[name].sql)
 
     def _show(self, view: str, sql: str) -> None:
         """Make a view, or make it anew where the last query needed another form of it."""
@@ -236,6 +235,18 @@ _TASKS_AS_TABLE = (
 _NUMBER_CONDITION = "value_number"
 
 
+def _named(words: Collection[str], text: str, is_whole: bool) -> tuple[list[str], list[str]]:
+    """The views that a query may ask, those below them included, and the summaries."""
+    import re
+
+    summaries = [name for name in SUMMARIES if is_whole or name in words]
+    bases = {base for name in summaries for base in SUMMARIES[name].bases}
+    views = [view for view in view_sql.VIEWS if is_whole or view in words or view in bases]
+    if "tasks" in views and not (is_whole or "tasks" in bases or re.search(_TASKS_AS_TABLE, text, re.DOTALL)):
+        views.remove("tasks")
+    return views, summaries
+
+
 def _lacks_tasks(error: Exception) -> bool:
     return "tasks does not exist" in str(error)
 
@@ -246,5 +257,5 @@ def _message(error: Exception) -> str:
 
     text = re.sub(r"\bLINE (\d+):", lambda match: f"LINE {max(1, int(match[1]) - 1)}:", str(error))
     if "Table with name" in text:
-        return f"{text}\nThe views are {', '.join(view_sql.VIEWS)}. Ask one of them."
+        return f"{text}\nThe views are {', '.join(view_sql.VIEW_NAMES)}. Ask one of them."
     return f"{text}\nCorrect the query."
