@@ -140,9 +140,6 @@ def test_options_that_stand_in_the_wrong_place_are_told_theirs(project: Project)
         2,
         "error: --store stands before the command: `python flow.py --store … run`.\n",
     )
-    project.write(_FAILING.replace("        @step", '        days = Parameter("days")\n        @step', 1))
-    told = project.call("resume", "--days", "4").err
-    assert told == "error: A resume has the parameters of its origin. Leave out --days, or use run.\n"
     weft = project.call_in(project.folder, [sys.executable, "-m", "weft", "runs", "--as-of", "2020"])
     assert weft.err == "error: --as-of stands before the command: `weft --as-of … runs`.\n"
 

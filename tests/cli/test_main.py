@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from tests.cli.conftest import Ask
 
 HEAVY = ("duckdb", "_duckdb", "pyarrow", "pandas", "numpy", "s3fs", "fsspec", "asyncio", "sklearn")
-NOT_BUILT = ("why", "gc", "rm")
+NOT_BUILT = ("gc", "rm")
 
 
 def _command(name: str) -> click.Command:
