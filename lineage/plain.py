@@ -1,7 +1,7 @@
 """Plain values as tagged msgpack: None, bool, int, float, str, bytes, list and dict as they are, the rest as extensions.
 
 Source: the msgpack specification, https://github.com/msgpack/msgpack/blob/master/spec.md. An extension's
-data is msgpack again, its code is one of `_TUPLE` … `_NUMPY`. Types are exact: a subclass is not plain.
+data is msgpack again, its code is one of `_TUPLE` … `_PATH`. Types are exact: a subclass is not plain.
 What is loaded has the type and value of what was dumped at every level, and equal values whose dicts
 have one order are equal bytes in any process.
 """
@@ -10,14 +10,14 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgpack
 
-__all__ = ["NotPlain", "dump_plain", "load_plain"]
+__all__ = ["NotPlain", "Plain", "dump_plain", "load_plain"]
 
 _TUPLE, _SET, _FROZENSET, _INT, _COMPLEX, _DECIMAL = 1, 2, 3, 4, 5, 6
-_DATETIME, _DATE, _TIME, _TIMEDELTA, _NUMPY = 7, 8, 9, 10, 11
+_DATETIME, _DATE, _TIME, _TIMEDELTA, _NUMPY, _PATH = 7, 8, 9, 10, 11, 12
 
 _DEPTH_MAX = 100
 #: How often nested tuples may be met again before a value counts as one of shared parts: written out,
@@ -32,6 +32,7 @@ _INT_MIN, _INT_MAX = -(2**63), 2**64 - 1
 _NATIVE = frozenset({type(None), bool, int, float, str, bytes})
 _ATOMS = {("datetime", "datetime"), ("datetime", "date"), ("datetime", "time"), ("datetime", "timedelta")}
 _ATOMS |= {("decimal", "Decimal")}
+_PATHS = frozenset({"PosixPath", "PurePosixPath", "PureWindowsPath"})
 
 #: NumPy's scalars by name. Those whose size depends on the platform (longdouble) or whose type is lost
 #: in a dtype's text (longlong) are not among them.
@@ -64,8 +65,20 @@ class NotPlain(Exception):
     """The value is no plain value, or has shared parts; another serializer has to take it."""
 
 
-def dump_plain(value: object) -> tuple[bytes, bool]:
-    """The bytes of a plain value, and whether neither it nor a part of it can be changed in place.
+class Plain(NamedTuple):
+    """A plain value as bytes.
+
+    `is_immutable`: neither it nor a part of it can be changed in place. `has_path`: a part is a path, which weft
+    before 0.2 does not read.
+    """
+
+    data: bytes
+    is_immutable: bool
+    has_path: bool
+
+
+def dump_plain(value: object) -> Plain:
+    """The bytes of a plain value.
 
     Raises: NotPlain, also for mutable parts that are met twice, cycles and more than 100 levels.
     """
@@ -80,7 +93,7 @@ def dump_plain(value: object) -> tuple[bytes, bool]:
     except (ValueError, TypeError, OverflowError) as error:
         # Texts and bytes past 4 GiB, and dicts that were changed meanwhile.
         raise NotPlain(str(error)) from error
-    return packed, not walk.has_mutable
+    return Plain(packed, not walk.has_mutable, walk.has_path)
 
 
 def load_plain(data: bytes | memoryview) -> Any:
@@ -98,10 +111,11 @@ def load_plain(data: bytes | memoryview) -> Any:
 class _Walk:
     """One pass over a value, which makes what msgpack does not know into extensions."""
 
-    __slots__ = ("_checks_ints", "_repeats", "_seen", "has_mutable", "pack")
+    __slots__ = ("_checks_ints", "_repeats", "_seen", "has_mutable", "has_path", "pack")
 
     def __init__(self, checks_ints: bool) -> None:
         self.has_mutable = False
+        self.has_path = False
         # One packer for all parts: each has a buffer of its own, whose making costs more than packing.
         packer = msgpack.Packer(
             use_bin_type=True, strict_types=True, unicode_errors="surrogatepass", buf_size=_BUFFER_BYTES
@@ -136,6 +150,7 @@ class _Walk:
         if kind is complex:
             return msgpack.ExtType(_COMPLEX, self.pack([value.real, value.imag]))
         code, fields = _atom_fields(value, kind)
+        self.has_path = self.has_path or code == _PATH
         return msgpack.ExtType(code, self.pack(fields))
 
     def _enter_mutable(self, value: object) -> None:
@@ -183,6 +198,9 @@ def _atom_fields(value: Any, kind: type) -> tuple[int, list[Any]]:
             return _NUMPY, _numpy_fields(value, name)
     elif (module, name) in _ATOMS and getattr(sys.modules[module], name) is kind:
         return _ATOM_FIELDS[name](value)
+    # Where its classes are defined differs by version.
+    elif name in _PATHS and getattr(sys.modules.get("pathlib"), name, None) is kind:
+        return _PATH, [name, str(value)]
     raise NotPlain(f"{module}.{name} is no plain type")
 
 
@@ -267,6 +285,10 @@ def _load_extension(code: int, data: bytes) -> Any:
         return decimal.Decimal((sign, tuple(map(int, digits)), exponent))
     if code in (_DATETIME, _DATE, _TIME, _TIMEDELTA):
         return _load_time(code, fields)
+    if code == _PATH and fields[0] in _PATHS:
+        import pathlib
+
+        return getattr(pathlib, fields[0])(fields[1])
     raise ValueError(f"unknown extension {code}")
 
 

@@ -1,6 +1,7 @@
 """Values to bytes and back, by a stable tag that says how, never by the path of a class.
 
     plain/1            weft.lineage.plain     plain values, nested, by exact type
+    plain/2            weft.lineage.plain     the same where paths are among them
     npy/1              weft.lineage.arrays    NumPy arrays without objects in them
     parquet-arrow/1    weft.lineage.tables    Arrow tables
     parquet-pandas/1   weft.lineage.tables    pandas frames
@@ -22,7 +23,7 @@ from weft.lineage.values import number_of, package_of, preview_of, type_name_of
 
 __all__ = ["Dumped", "dump", "is_pickle", "load"]
 
-_PLAIN = "plain/1"
+_PLAIN, _PLAIN_WITH_PATHS = "plain/1", "plain/2"
 _TABLE_PACKAGES = frozenset({"pandas", "polars", "pyarrow"})
 
 
@@ -47,12 +48,12 @@ class Dumped(NamedTuple):
 def dump(value: object) -> Dumped:
     """Raises: NotSerializable when not even pickle takes the value."""
     try:
-        packed, is_immutable = dump_plain(value)
+        packed, is_immutable, has_path = dump_plain(value)
     except NotPlain:
         serializer, parts, is_immutable = _dump_other(value)
         preview = None
     else:
-        serializer, parts = _PLAIN, [packed]
+        serializer, parts = _PLAIN_WITH_PATHS if has_path else _PLAIN, [packed]
         preview = preview_of(value)
     hasher = hashlib.sha256()
     size_bytes = 0
@@ -80,7 +81,7 @@ def load(serializer: str, data: bytes | memoryview, path: str | None = None, tru
     if is_pickle(serializer):
         return _load_pickle(serializer, data, path, trust)
     try:
-        if serializer == _PLAIN:
+        if serializer in (_PLAIN, _PLAIN_WITH_PATHS):
             return load_plain(data)
         if serializer == "npy/1":
             from weft.lineage.arrays import load_array

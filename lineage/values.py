@@ -64,7 +64,7 @@ def preview_of(value: object) -> str | None:
     """The JSON of a plain value if it has at most 1,024 bytes of UTF-8; not of bytes or what holds some.
 
     NaN and the infinities are the strings "NaN", "Infinity" and "-Infinity". Tuples and sets are arrays,
-    times are ISO 8601, a timedelta is its seconds.
+    times are ISO 8601, a timedelta is its seconds, paths are their texts.
     """
     writer = _JsonWriter()
     try:
@@ -157,6 +157,8 @@ def _scalar_json(value: Any, kind: type) -> str:
         return str(value) if value.is_finite() else _float_words(str(value))
     if module == "numpy":
         return _numpy_json(value)
+    if module.partition(".")[0] == "pathlib":
+        return _text_json(str(value))
     raise _NotShown
 
 
