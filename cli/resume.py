@@ -10,6 +10,7 @@ from weft.cli.invocation import Invocation, open_for_reading
 from weft.cli.output import Output
 from weft.cli.run import Launch, user_name
 from weft.lineage import clock
+from weft.lineage.collector import CollectorPause
 from weft.lineage.errors import NotFound, UsageError
 from weft.lineage.ids import parse_pathspec
 from weft.lineage.objects import Objects
@@ -35,7 +36,8 @@ def resume_flow(call: Invocation, options: dict[str, Any], step: str | None, giv
     _check_options(options, step)
     user = user_name()
     if options["is_plan"]:
-        return _show_plan(call, options, step, given, user)
+        with CollectorPause(is_final=True):
+            return _show_plan(call, options, step, given, user)
     with Launch(call, options) as launch:
         storage = open_for_reading(call)
         run, task = _named_origin(call, options)
@@ -50,7 +52,6 @@ def _show_plan(
     call: Invocation, options: dict[str, Any], step: str | None, given: dict[str, Any], user: str
 ) -> int:
     from weft.cli.invocation import checked_graph
-    from weft.lineage.collector import CollectorPause
     from weft.lineage.events import RunRef
     from weft.lineage.memory import MemoryStorage
     from weft.runtime.decorators import attach
@@ -70,8 +71,7 @@ def _show_plan(
     new_run = RunRef(clock.random_bytes(16), graph.name, "plan")
     # Values are dumped to know their digests; nothing is kept of them.
     parameters = value_events(new_run, values, planner.parameters, Objects(MemoryStorage()))
-    with CollectorPause():
-        planned = make_plan(planner, graph, parameters, new_run)
+    planned = make_plan(planner, graph, parameters, new_run)
     output = Output(is_json=options["is_json"])
     if output.is_json:
         output.document(_document(planner, planned))

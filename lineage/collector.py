@@ -15,7 +15,11 @@ __all__ = ["CollectorPause"]
 class CollectorPause:
     """`with CollectorPause():` runs its body without the collector, and leaves it as it was."""
 
-    __slots__ = ("_was_enabled",)
+    __slots__ = ("_is_final", "_was_enabled")
+
+    def __init__(self, is_final: bool = False) -> None:
+        #: What there is at the end is left alone for good: the process is about to end with it.
+        self._is_final = is_final
 
     def __enter__(self) -> None:
         self._was_enabled = gc.isenabled()
@@ -24,5 +28,7 @@ class CollectorPause:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        if self._is_final:
+            gc.freeze()
         if self._was_enabled:
             gc.enable()

@@ -22,7 +22,7 @@ class Pathspec(NamedTuple):
     name: str | None = None
 
     def __str__(self) -> str:
-        return "/".join(part for part in self if part is not None)
+        return "/".join([part for part in self if part is not None])
 
 
 class TaskRef(NamedTuple):

@@ -85,8 +85,8 @@ class EventLog:
         """
 
         def read() -> list[Event]:
-            snapshot = self._snapshot(flow, run_id, run_uid)
-            found = [event for event in snapshot.tail if family_of(event.kind) in families]
+            snapshot = self._snapshot(flow, run_id, run_uid, families)
+            found = snapshot.tail
             for piece in snapshot.pieces:
                 found.extend(read_piece(self._proofs, piece, flow, run_id, run_uid, families))
             found.sort(key=_log_order)
@@ -249,7 +249,13 @@ class EventLog:
         swept = remove_leftovers(self.storage, clock.now_us() - int(LEFTOVER_S * 1_000_000))
         return TidyReport(sealed, compacted, swept)
 
-    def _snapshot(self, flow: str | None, run_id: str | None, run_uid: bytes | None) -> Snapshot:
+    def _snapshot(
+        self,
+        flow: str | None,
+        run_id: str | None,
+        run_uid: bytes | None,
+        families: Sequence[str] = FAMILIES,
+    ) -> Snapshot:
         # Journals are listed first: one that is sealed and removed after that is found to be gone, and one
         # that was removed before is in the segments listed after.
         journals = [(file, name) for file in self.storage.scan(JOURNALS) if (name := journal_name(file.path))]
@@ -264,7 +270,9 @@ class EventLog:
         pieces = pieces_of(segments)
         whole = [segment.ranges for segment in segments if not segment.missing]
         coverage = Coverage(whole, {name.writer for _, name in journals})
-        tail = list(self._tail(journals, coverage, flow, run_id, run_uid))
+        told = self._tail(journals, coverage, flow, run_id, run_uid)
+        wanted = frozenset(families)
+        tail = [event for event in told if family_of(event.kind) in wanted]
         tail.sort(key=_log_order)
         return Snapshot(pieces, tail)
 

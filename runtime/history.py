@@ -37,7 +37,8 @@ class Origin(NamedTuple):
 class Earlier(NamedTuple):
     """A task of the origin, and the one that really ran where it was itself reused.
 
-    `saved` is what it saved or merged; `children` how many tasks came right after it.
+    `saved` is what it saved or merged, `uses` what its last attempt read, `below` the tasks that came right
+    after it.
     """
 
     task: TaskState
@@ -45,11 +46,25 @@ class Earlier(NamedTuple):
     source_run: RunState
     pathspec: Pathspec
     saved: dict[str, Ref]
-    children: int
+    uses: Sequence[Event]
+    transition: Payload
+    below: Sequence[TaskState]
 
     @property
-    def transition(self) -> Payload:
-        return self.task.transition or {}
+    def items(self) -> list[Item]:
+        """Those of its foreach, in their order."""
+        found = sorted(
+            (task.levels[-1].position, Item(content_of(task.placed), task.levels[-1].label))
+            for task in self.below
+            if task.placed is not None and task.placed.digest is not None
+        )
+        return [item for _, item in found]
+
+    @property
+    def packs(self) -> set[bytes]:
+        """The objects that hold the items of its foreach."""
+        told = (task.placed.payload or {} for task in self.below if task.placed is not None)
+        return {bytes.fromhex(payload["pack"]) for payload in told if "pack" in payload}
 
     @property
     def duration_s(self) -> float | None:
@@ -81,77 +96,69 @@ class History:
         self._by_id[origin.run.flow, origin.run.run_id] = origin.run
         self._rows: dict[bytes, dict[tuple[str, str], _Row]] = {}
         self._codes: dict[bytes, FlowCode | None] = {}
-        self._children: dict[tuple[str, str], int] = {}
-        self._packs: dict[tuple[str, str], set[bytes]] = {}
-        self._earlier: dict[TaskPlace, Earlier] = {}
+        self._levels: dict[tuple[str, str], tuple[Level, ...]] = {}
+        self._below: dict[tuple[str, str], list[TaskState]] = {}
+        self._saved_by: dict[tuple[bytes, str, str], dict[str, Ref]] = {}
+        self._earlier: dict[tuple[str, str], Earlier] = {}
         #: In the order in which they came about.
         self.places: dict[TaskPlace, TaskState] = {}
         visits: dict[tuple[str, tuple[int, ...]], int] = {}
         for task in origin.run.tasks.values():
             for parent in task.parents:
-                self._children[parent] = self._children.get(parent, 0) + 1
-                if task.placed is not None and "pack" in (task.placed.payload or {}):
-                    pack = bytes.fromhex((task.placed.payload or {})["pack"])
-                    self._packs.setdefault(parent, set()).add(pack)
+                self._below.setdefault(parent, []).append(task)
             if task.placed is not None:
-                positions = tuple(level.position for level in task.levels)
+                levels = self._levels[task.step, task.task_id] = task.levels
+                positions = tuple(level.position for level in levels)
                 visit = visits.get((task.step, positions), 0)
                 visits[task.step, positions] = visit + 1
                 self.places[TaskPlace(task.step, positions, visit)] = task
 
     def earlier(self, place: TaskPlace) -> Earlier | None:
         """The task that stood at a place. Raises: Missing."""
-        if place in self._earlier:
-            return self._earlier[place]
         task = self.places.get(place)
-        if task is None:
-            return None
-        run, source = self._source_of(self.origin.run, task)
-        pathspec = Pathspec(run.flow, run.run_id, source.step, source.task_id)
-        saved = self._saved(run, source)
-        children = self._children.get((task.step, task.task_id), 0)
-        found = self._earlier[place] = Earlier(task, source, run, pathspec, saved, children)
-        return found
+        return None if task is None else self.earlier_of(task)
 
-    def item(self, place: TaskPlace) -> Item | None:
-        """The foreach item that was given to the task at a place."""
-        task = self.places.get(place)
-        if task is None or task.placed is None or task.placed.digest is None:
-            return None
-        return Item(content_of(task.placed), task.levels[-1].label)
+    def earlier_of(self, task: TaskState) -> Earlier:
+        """A task of the origin with what it left behind. Raises: Missing."""
+        key = (task.step, task.task_id)
+        found = self._earlier.get(key)
+        if found is None:
+            run, source = self._source_of(self.origin.run, task)
+            pathspec = Pathspec(run.flow, run.run_id, source.step, source.task_id)
+            final = source.final_attempt
+            told = self.origin.uses.get((run.run_uid, source.step, source.task_id), ())
+            found = self._earlier[key] = Earlier(
+                task,
+                source,
+                run,
+                pathspec,
+                self._saved(run, source),
+                [event for event in told if event.attempt == final],
+                task.transition or {},
+                self._below.get(key, ()),
+            )
+        return found
 
     def code_of(self, earlier: Earlier) -> StepCode | None:
         """The code that the task depended on; None where that was not recorded."""
         code = self.flow_code(earlier.source_run)
-        return None if code is None else code.of(earlier.source.step, self._uses(earlier))
+        return None if code is None else code.of(earlier.source.step, earlier.uses)
 
     def depends_on(self, earlier: Earlier) -> Dependencies:
         """What the task depended on. Raises: Missing."""
-        row = self._rows_of(earlier.source_run)[earlier.source.step, earlier.source.task_id]
+        rows = self._rows.get(earlier.source_run.run_uid) or self._rows_of(earlier.source_run)
+        row = rows[earlier.source.step, earlier.source.task_id]
         if row.missing is not None:
             raise row.missing
         merged = [e for e in earlier.source.artifacts.values() if e.kind == "artifact_merged"]
-        told = [*self._uses(earlier), *merged]
+        told = [*earlier.uses, *merged] if merged else earlier.uses
         return dependencies(told, row.sight, self.code_of(earlier), self._path_uses(earlier.source_run))
-
-    def packs_below(self, task: TaskState) -> set[bytes]:
-        """The objects that hold the items of a foreach."""
-        return self._packs.get((task.step, task.task_id), set())
-
-    def uses(self, earlier: Earlier) -> Sequence[Event]:
-        """What its last attempt read."""
-        return self._uses(earlier)
 
     def flow_code(self, run: RunState) -> FlowCode | None:
         if run.run_uid not in self._codes:
             payload = None if run.reached is None else run.reached.payload
             self._codes[run.run_uid] = flow_code_of(payload) if payload and "steps" in payload else None
         return self._codes[run.run_uid]
-
-    def _uses(self, earlier: Earlier) -> Sequence[Event]:
-        source = earlier.source
-        found = self.origin.uses.get((earlier.source_run.run_uid, source.step, source.task_id), ())
-        return [event for event in found if event.attempt == source.final_attempt]
 
     def _path_uses(self, run: RunState) -> Sequence[Event]:
         return self.origin.uses.get((run.run_uid, "_parameters", "0"), ())
@@ -175,22 +182,23 @@ class History:
             parameters = {name: e.digest for name, e in run.parameters.items() if e.digest is not None}
             for key, task in run.tasks.items():
                 if task.placed is not None:
-                    rows[key] = self._row(run, task, rows, parameters)
+                    levels = self._levels[key] if run is self.origin.run else task.levels
+                    rows[key] = self._row(run, task, levels, rows, parameters)
         return self._rows[run.run_uid]
 
     def _row(
         self,
         run: RunState,
         task: TaskState,
+        levels: tuple[Level, ...],
         rows: dict[tuple[str, str], _Row],
         parameters: Mapping[str, bytes],
     ) -> _Row:
         parents = [(run.tasks[key], rows[key]) for key in task.parents if key in rows]
-        levels = task.levels
         items = self._items(run, task, levels, parents)
-        is_join = len(parents) > 1 or any(len(parent.levels) > len(levels) for parent, _ in parents)
+        is_join = len(parents) > 1 or any(len(row.sight.levels) > len(levels) for _, row in parents)
         if is_join:
-            inputs = tuple(Input(p.step, p.levels, row.items, row.table) for p, row in parents)
+            inputs = tuple(Input(p.step, row.sight.levels, row.items, row.table) for p, row in parents)
             sight = Sight(parameters, levels, items, {}, inputs)
         else:
             sight = Sight(parameters, levels, items, parents[0][1].table if parents else {})
@@ -216,8 +224,13 @@ class History:
         return items
 
     def _saved(self, run: RunState, task: TaskState) -> dict[str, Ref]:
-        owner = Pathspec(run.flow, run.run_id, task.step, task.task_id)
-        return {name: self._ref(name, event, owner) for name, event in task.artifacts.items()}
+        key = (run.run_uid, task.step, task.task_id)
+        found = self._saved_by.get(key)
+        if found is None:
+            owner = Pathspec(run.flow, run.run_id, task.step, task.task_id)
+            found = {name: self._ref(name, event, owner) for name, event in task.artifacts.items()}
+            self._saved_by[key] = found
+        return found
 
     def _ref(self, name: str, event: Event, owner: Pathspec) -> Ref:
         if event.kind == "artifact_saved":

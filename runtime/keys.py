@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from weft.lineage.events import Event, Level, Payload
@@ -195,7 +195,7 @@ def dependencies(
     named by the task that made it, and never changes. `paths` tell what lay where parameters point to.
     """
     found: Dependencies = {}
-    producers: dict[str, dict[tuple[Any, ...], list[int]]] = {}
+    finder = _Finder(sight)
     is_merging = False
     for event in told:
         name = event.name or ""
@@ -206,7 +206,7 @@ def dependencies(
             if (event.payload or {}).get("direction") == "read":
                 found[Dependency("external", (), name)] = external_value(event.digest, event.payload)
         elif event.kind == "artifact_used":
-            for place in _places(event, name, sight, producers):
+            for place in finder.places(event, name):
                 found[place] = event.digest
     for event in paths:
         pointing = (event.payload or {}).get("parameter")
@@ -278,64 +278,56 @@ def _item(place: tuple[int, ...], name: str, sight: Sight) -> bytes | None:
     return digest
 
 
-def _places(
-    event: Event, name: str, sight: Sight, producers: dict[str, dict[tuple[Any, ...], list[int]]]
-) -> Iterator[Dependency]:
-    """Where a task found what it read; several places where one value could be seen in all of them."""
-    if event.producer_step == _PARAMETERS_STEP:
-        yield Dependency("parameter", (), name)
-        return
-    found = list(
-        _item_places(event, name, sight)
-        if event.item_index is not None
-        else _artifact_places(event, name, sight, producers)
-    )
-    if found:
-        yield from found
-    elif not event.is_absent:
-        maker = (
-            f"{event.producer_flow}/{event.producer_run_id}/{event.producer_step}/{event.producer_task_id}"
-        )
-        yield Dependency("elsewhere", (), f"{maker}/{name}")
-    else:
-        yield Dependency("artifact", (), name)
+class _Finder:
+    """Finds where a task found what it read; several places where one value could be seen in all of them."""
 
+    def __init__(self, sight: Sight) -> None:
+        self._sight = sight
+        self._producers: dict[str, dict[tuple[Any, ...], list[Dependency]]] = {}
+        self._items: dict[tuple[str, int, bytes], list[Dependency]] | None = None
 
-def _artifact_places(
-    event: Event, name: str, sight: Sight, producers: dict[str, dict[tuple[Any, ...], list[int]]]
-) -> Iterator[Dependency]:
-    if sight.inputs is None:
-        ref = sight.table.get(name)
-        if (None if ref is None else ref.digest) == event.digest:
-            yield Dependency("artifact", (), name)
-        return
-    if name not in producers:
-        known: dict[tuple[Any, ...], list[int]] = {}
-        for position, branch in enumerate(sight.inputs):
-            ref = branch.table.get(name)
-            known.setdefault(() if ref is None else tuple(ref.producer[:4]), []).append(position)
-        producers[name] = known
-    maker = (event.producer_flow, event.producer_run_id, event.producer_step, event.producer_task_id)
-    for position in producers[name].get(() if event.is_absent else maker, ()):
-        yield Dependency("artifact", (position,), name)
+    def places(self, event: Event, name: str) -> Sequence[Dependency]:
+        if event.producer_step == _PARAMETERS_STEP:
+            return (Dependency("parameter", (), name),)
+        if event.item_index is not None:
+            found = self._item_places(name, event.item_index, event.digest or b"")
+        elif self._sight.inputs is not None:
+            found = self._input_places(event, name, self._sight.inputs)
+        else:
+            ref = self._sight.table.get(name)
+            is_there = (None if ref is None else ref.digest) == event.digest
+            found = (Dependency("artifact", (), name),) if is_there else ()
+        if found or event.is_absent:
+            return found or (Dependency("artifact", (), name),)
+        maker = (event.producer_flow, event.producer_run_id, event.producer_step, event.producer_task_id)
+        return (Dependency("elsewhere", (), "/".join([*map(str, maker), name])),)
 
+    def _input_places(self, event: Event, name: str, inputs: tuple[Input, ...]) -> Sequence[Dependency]:
+        if name not in self._producers:
+            known: dict[tuple[Any, ...], list[Dependency]] = {}
+            for position, branch in enumerate(inputs):
+                ref = branch.table.get(name)
+                maker = () if ref is None else tuple(ref.producer[:4])
+                known.setdefault(maker, []).append(Dependency("artifact", (position,), name))
+            self._producers[name] = known
+        maker = (event.producer_flow, event.producer_run_id, event.producer_step, event.producer_task_id)
+        return self._producers[name].get(() if event.is_absent else maker, ())
 
-def _item_places(event: Event, name: str, sight: Sight) -> Iterator[Dependency]:
-    if sight.inputs is None:
-        for depth in _depths(event, name, sight.levels, sight.items):
-            yield Dependency("item", (depth,), name)
-        return
-    for position, branch in enumerate(sight.inputs):
-        for depth in _depths(event, name, branch.levels, branch.items):
-            yield Dependency("item", (position, depth), name)
+    def _item_places(self, name: str, index: int, digest: bytes) -> Sequence[Dependency]:
+        if self._items is None:
+            self._items = {}
+            sight = self._sight
+            if sight.inputs is None:
+                self._note_items((), sight.levels, sight.items)
+            for position, branch in enumerate(sight.inputs or ()):
+                self._note_items((position,), branch.levels, branch.items)
+        return self._items.get((name, index, digest), ())
 
-
-def _depths(event: Event, name: str, levels: tuple[Level, ...], items: tuple[Any, ...]) -> list[int]:
-    return [
-        depth
-        for depth, (level, item) in enumerate(zip(levels, items, strict=False))
-        if level.var == name and level.position == event.item_index and item.digest == event.digest
-    ]
+    def _note_items(self, place: tuple[int, ...], levels: tuple[Level, ...], items: tuple[Any, ...]) -> None:
+        assert self._items is not None
+        for depth, (level, item) in enumerate(zip(levels, items, strict=False)):
+            found = self._items.setdefault((level.var, level.position, item.digest), [])
+            found.append(Dependency("item", (*place, depth), level.var))
 
 
 def _digest(value: Any) -> bytes:

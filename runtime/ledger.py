@@ -30,13 +30,13 @@ from weft.runtime.machine import (
     TaskPlace,
 )
 from weft.runtime.orders import Expected, InputOrder, TaskOrder
-from weft.runtime.refs import Ref, Table, ref_of
+from weft.runtime.refs import CARRIED_BYTES_MAX, Ref, Table, ref_of
 
 if TYPE_CHECKING:
     from weft.runtime.keys import FlowCode, Sight
-    from weft.runtime.resume import Decision, Planner
+    from weft.runtime.resume import Decision
 
-__all__ = ["Frames", "Ledger"]
+__all__ = ["Chooser", "Frames", "Ledger"]
 
 
 #: Where a sync is a request to a server: what is recorded waits for others this long, or until they are as many.
@@ -61,6 +61,12 @@ class Frames(Protocol):
     def last_time_us(self) -> int: ...
     def append(self, events: list[Event]) -> list[Place]: ...
     def sync(self) -> None: ...
+
+
+class Chooser(Protocol):
+    """Says whether a finished task stands in for one that is about to be created; None: it has no say in it."""
+
+    def decide(self, place: TaskPlace, sight: Sight, are_parents_reused: bool) -> Decision | None: ...
 
 
 class _Retry(NamedTuple):
@@ -125,7 +131,7 @@ class _TaskRow:
 class Ledger:
     """One run's record as it grows. `watch` is shown every event once it is in the journal.
 
-    With `planner` tasks of an earlier run may stand in; `note` is told what it decided for each task.
+    With `chooser` tasks of earlier runs may stand in; `note` is told what it decided for each task.
     """
 
     def __init__(
@@ -134,8 +140,8 @@ class Ledger:
         graph: Graph,
         machine: Machine,
         journal: Frames,
-        watch: Callable[[Event], None],
-        planner: Planner | None = None,
+        watch: Callable[[Event], None] | None,
+        chooser: Chooser | None = None,
         note: Callable[[TaskPlace, str, tuple[Level, ...], Decision], None] | None = None,
     ) -> None:
         self.run = run
@@ -149,9 +155,10 @@ class Ledger:
         self._machine = machine
         self._journal = journal
         self._watch = watch
-        self._planner = planner
+        self._chooser = chooser
         self._note = note
         self._standing_in: dict[str, Table] = {}
+        self._drafts: dict[str, _TaskRow] = {}
         self._path_uses: list[Event] = []
         self._retries: list[_Retry] = []
         self._retry_count = 0
@@ -187,16 +194,16 @@ class Ledger:
             if not self._unsynced:
                 self._unsynced = True
                 self._commit_at_s = clock.monotonic_s() + _COMMIT_S if self.is_sync_costly else 0.0
-            journal = self._journal
+            journal, watch = self._journal, self._watch
             seq = journal.next_seq - len(batch)
             following: list[Event] = []
             for event, place in zip(batch, places, strict=True):
                 self._keep(event, place)
                 for command in self._machine.advance(event):
                     following += self._carry_out(command)
-                # As it is in the log; the machine has no use for that.
-                self._watch(event._replace(writer=journal.writer, seq=seq, time_us=journal.last_time_us))
-                seq += 1
+                if watch is not None:  # As it is in the log; the machine has no use for that.
+                    watch(event._replace(writer=journal.writer, seq=seq, time_us=journal.last_time_us))
+                    seq += 1
             batch = following
 
     def know_code(self, code: FlowCode) -> None:
@@ -338,9 +345,9 @@ class Ledger:
 
     def _keep(self, event: Event, place: Place) -> None:
         if event.kind == "task_created":
-            self._rows[event.task_id or ""] = self._new_row(event, place)
+            self._rows[event.task_id or ""] = self._taken_up(event, place)
         elif event.kind == "task_reused":
-            row = self._rows[event.task_id or ""] = self._new_row(event, place)
+            row = self._rows[event.task_id or ""] = self._taken_up(event, place)
             row.is_reused = True
             row.own.update(self._standing_in.pop(event.task_id or ""))
             self._fill_table(row)
@@ -360,6 +367,12 @@ class Ledger:
             row.own[event.name or ""] = _merged_ref(row, event)
         elif event.kind in ("attempt_succeeded", "attempt_caught"):
             self._fill_table(self._rows[event.task_id or ""])
+
+    def _taken_up(self, event: Event, place: Place) -> _TaskRow:
+        """The row of a new task; that of its decision, unless its item is better read from the journal."""
+        row = self._drafts.pop(event.task_id or "", None)
+        is_carried = event.blob is None or len(event.blob) <= CARRIED_BYTES_MAX
+        return row if row is not None and is_carried else self._new_row(event, place)
 
     def _new_row(self, event: Event, place: Place | None) -> _TaskRow:
         assert event.payload is not None
@@ -406,41 +419,37 @@ class Ledger:
         levels = command.levels
         content: Content | None = None
         if command.item_of is not None:
-            item = self._item(command)
+            item = self._split_items[command.item_of][command.levels[-1].position]
             content = item.content
-            levels = (*levels[:-1], levels[-1]._replace(label=item.label))
+            levels = (*levels[:-1], Level(*levels[-1][:-1], item.label))
         step = command.place.step
         task = self.run.task(step, command.task_id)
         created = events.task_created(task, command.parents, levels, content)
-        if self._planner is not None:
-            created = self._decided(self._planner, command, created)
+        if self._chooser is not None:
+            created = self._decided(self._chooser, command, created)
         if created.kind == "task_reused" or step in self._steps_seen:
             return [created]
         self._steps_seen.add(step)
         return [events.step_started(self.run, step), created]
 
-    def _decided(self, planner: Planner, command: CreateTask, created: Event) -> Event:
+    def _decided(self, chooser: Chooser, command: CreateTask, created: Event) -> Event:
         """The event of a new task, or that of an earlier one which stands in for it."""
-        row = self._new_row(created, None)
+        row = self._drafts[command.task_id] = self._new_row(created, None)
         are_reused = all(parent.is_reused for parent in row.parents)
-        decision = planner.decide(command.place, self._sight(row), are_reused)
+        decision = chooser.decide(command.place, self._sight(row), are_reused)
+        if decision is None:
+            return created
         if self._note is not None:
             self._note(command.place, command.task_id, row.levels, decision)
         earlier = decision.earlier
         if decision.action != "reuse" or earlier is None:
             return created._replace(payload={**(created.payload or {}), "why": decision.to_payload()})
         self._standing_in[command.task_id] = earlier.saved
+        if earlier.transition.get("foreach") is not None:
+            self._split_items[command.task_id] = earlier.items
         status = "caught" if earlier.source.status == "caught" else "succeeded"
         told = {**earlier.transition, "status": status, "reason": decision.reason}
         return events.reused_in_place_of(created, earlier.pathspec, told)
-
-    def _item(self, command: CreateTask) -> Item:
-        items = self._split_items.get(command.item_of or "")
-        if items is not None:
-            return items[command.levels[-1].position]
-        item = None if self._planner is None else self._planner.item(command.place)
-        assert item is not None, "a foreach is reused with all of its items"
-        return item
 
 
 def _merged_ref(row: _TaskRow, event: Event) -> Ref:

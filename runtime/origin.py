@@ -40,7 +40,8 @@ def _choose(log: EventLog, flow: str, user: str, run_id: str | None) -> Origin:
     if chosen.status == "running":
         raise UsageError(_still_running(chosen, known[1]))
     # Asked before the events are read: a scheduler that says more meanwhile is not fenced off, but heard again.
-    last_seq = log.last_seq(chosen.writer) if chosen.writer is not None else -1
+    is_lost = chosen.status == "lost" and chosen.writer is not None
+    last_seq = log.last_seq(chosen.writer) if is_lost and chosen.writer is not None else -1
     recorded = log.events(run_uid=chosen.run_uid, families=_FAMILIES)
     runs = fold(recorded, *known)
     uses: dict[tuple[bytes, str, str], list[Event]] = {}

@@ -12,13 +12,13 @@ from typing import Any, NamedTuple
 
 from weft.lineage import events
 from weft.lineage.events import Content, Event, RunRef, format_foreach_path
-from weft.runtime.graph import Graph
-from weft.runtime.history import Missing
+from weft.runtime.graph import Graph, Node
+from weft.runtime.history import Earlier, Missing
 from weft.runtime.items import Item
-from weft.runtime.keys import UNKNOWN
+from weft.runtime.keys import UNKNOWN, Sight
 from weft.runtime.ledger import Ledger
 from weft.runtime.machine import Machine, TaskPlace
-from weft.runtime.resume import REUSE, Change, Decision, Planner
+from weft.runtime.resume import MAYBE, REUSE, Change, Decision, Planner
 
 __all__ = ["NOT_NEEDED", "PlannedTask", "make_plan"]
 
@@ -72,15 +72,11 @@ class _Rehearsal:
         self._graph = graph
         self._run = run
         self._seen: set[TaskPlace] = set()
-        self._ledger = Ledger(
-            run, graph, Machine(graph), _NoJournal(), lambda event: None, planner, self._note
-        )
-        self._durations: dict[str, list[float]] = {}
-        for place in planner.history.places:
-            duration_s = self._duration_s(place)
-            if duration_s is not None:
-                self._durations.setdefault(place.step, []).append(duration_s)
+        self._ledger = Ledger(run, graph, Machine(graph), _NoJournal(), None, self, self._note)
+        self._medians: dict[str, float] | None = None
         self._decisions: dict[str, tuple[TaskPlace, Decision]] = {}
+        #: Where a switch that runs again may lead: the step and its foreach positions, and the switch.
+        self._doubted: dict[tuple[str, tuple[int, ...]], str] = {}
 
     def play(self, parameters: list[Event]) -> None:
         ledger = self._ledger
@@ -100,6 +96,14 @@ class _Rehearsal:
                     else "the flow has no such step now"
                 )
                 self.planned.append(PlannedTask(task.step, task.foreach_path, NOT_NEEDED, reason, path, 0.0))
+
+    def decide(self, place: TaskPlace, sight: Sight, are_parents_reused: bool) -> Decision:
+        """What the planner says, unless it is not known whether the flow comes there."""
+        decision = self._planner.decide(place, sight, are_parents_reused)
+        switch = self._doubted.get((place.step, place.positions))
+        if switch is None or decision.action != REUSE:
+            return decision
+        return Decision(MAYBE, f"if {switch} goes on to it again", decision.earlier)
 
     def _note(self, place: TaskPlace, task_id: str, levels: Any, decision: Decision) -> None:
         self._seen.add(place)
@@ -126,10 +130,8 @@ class _Rehearsal:
         transition: dict[str, Any] = {"next": list(node.out_steps)}
         items: list[Item] = []
         if node.condition is not None:
-            before = [] if earlier is None else earlier.transition.get("next", [])
-            transition["next"] = (
-                before if before and before[0] in node.out_steps else list(node.out_steps[:1])
-            )
+            transition["next"] = [self._way_on(node, earlier)]
+            self._doubted[transition["next"][0], place.positions] = place.step
         if node.foreach is not None:
             count = 1 if earlier is None else earlier.transition.get("num_splits", 1)
             items = [Item(_UNKNOWN, "")] * count
@@ -137,12 +139,26 @@ class _Rehearsal:
         told.append(events.attempt_succeeded(task, 0, transition, {}))
         self._ledger.record(told, items)
 
+    @staticmethod
+    def _way_on(switch: Node, earlier: Earlier | None) -> str:
+        """Where a switch went before; else anywhere but to itself, for that would have no end."""
+        before = () if earlier is None else earlier.transition.get("next", ())
+        known = [step for step in before if step in switch.out_steps]
+        others = [step for step in switch.out_steps if step != switch.name]
+        return (known or others or switch.out_steps)[0]
+
     def _expected_s(self, place: TaskPlace) -> float | None:
         own = self._duration_s(place)
         if own is not None:
             return own
-        known = self._durations.get(place.step)
-        return median(known) if known else None
+        if self._medians is None:
+            known: dict[str, list[float]] = {}
+            for other in self._planner.history.places:
+                duration_s = self._duration_s(other)
+                if duration_s is not None:
+                    known.setdefault(other.step, []).append(duration_s)
+            self._medians = {step: median(durations) for step, durations in known.items()}
+        return self._medians.get(place.step)
 
     def _duration_s(self, place: TaskPlace) -> float | None:
         try:

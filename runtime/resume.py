@@ -18,7 +18,6 @@ from weft.lineage.events import Content, Event, Payload, RunRef
 from weft.lineage.projections import DONE
 from weft.runtime.graph import Graph
 from weft.runtime.history import Earlier, History, Missing, Origin, content_of
-from weft.runtime.items import Item
 from weft.runtime.keys import UNKNOWN, Dependency, FlowCode, Sight, StepCode, look_up
 from weft.runtime.machine import TaskPlace
 from weft.runtime.refs import Ref
@@ -113,10 +112,6 @@ class Planner:
             return None
         return events.run_lost(RunRef(run.run_uid, run.flow, run.run_id), run.writer, self.origin.last_seq)
 
-    def item(self, place: TaskPlace) -> Item | None:
-        """The foreach item of a task below a reused foreach."""
-        return self.history.item(place)
-
     def decide(self, place: TaskPlace, sight: Sight, are_parents_reused: bool) -> Decision:
         """Whether the earlier task at a place stands in for the one that is about to be created there."""
         try:
@@ -173,7 +168,7 @@ class Planner:
             is_fitting = steps == node.out_steps and transition.get("foreach") == node.foreach
         if not is_fitting:
             return "it goes on in another way now"
-        if node.foreach is not None and earlier.children < transition.get("num_splits", 0):
+        if node.foreach is not None and len(earlier.below) < transition.get("num_splits", 0):
             return "not all of its items were recorded"
         return None
 
@@ -184,11 +179,11 @@ class Planner:
         before = self.history.code_of(earlier)
         if before is None:
             return Decision(RUN, f"its code was not recorded in {self._run_name}", earlier)
-        after = self.code.of(earlier.source.step, self.history.uses(earlier))
-        flow_code = self.history.flow_code(earlier.source_run)
-        assert flow_code is not None
+        after = self.code.of(earlier.source.step, earlier.uses)
         if after is None or after.digest == before.digest:
             return None
+        flow_code = self.history.flow_code(earlier.source_run)
+        assert flow_code is not None
         compared = (before.digest, after.digest)
         if compared not in self._code_changes:
             self._code_changes[compared] = _code_changes(before, after, flow_code.python, self.code.python)
@@ -223,10 +218,9 @@ class Planner:
         for name, ref in earlier.saved.items():
             if not self._has(ref):
                 return name
-        if earlier.transition.get("foreach") is not None:
-            packs = self.history.packs_below(earlier.task)
-            if not all(self._outside.has(pack) for pack in packs):
-                return f"the items of {earlier.transition['foreach']}"
+        is_split = earlier.transition.get("foreach") is not None
+        if is_split and not all(self._outside.has(pack) for pack in earlier.packs):
+            return f"the items of {earlier.transition['foreach']}"
         return None
 
     def _has(self, ref: Ref) -> bool:

@@ -441,6 +441,80 @@ def test_merge_that_would_pass_on_something_else_runs_again(project: Project) ->
     assert {e.name for e in more.events("artifact_merged")} == {"passed", "more"}
 
 
+SWITCH = """
+    class Turns(FlowSpec):
+        mode = Parameter("mode", default="left")
+        turns = Parameter("turns", default=1)
+        @step
+        def start(self):
+            self.count = 0
+            self.next(self.again)
+        @step
+        def again(self):
+            self.count += 1
+            self.way = "again" if self.count < self.turns else self.mode
+            self.next({"again": self.again, "left": self.left, "right": self.right}, condition="way")
+        @step
+        def left(self):
+            self.side = "l"
+            self.next(self.end)
+        @step
+        def right(self):
+            self.side = "r"
+            self.next(self.end)
+        @step
+        def end(self):
+            self.out = (self.side, self.count)
+    if __name__ == "__main__":
+        Turns()
+    """
+
+
+def test_plan_does_not_promise_where_a_switch_goes(project: Project) -> None:
+    project.write(SWITCH)
+    project.run()
+    done = project.call("resume", "--mode", "right", "--plan", "--json")
+    planned = {task["step"]: task for task in json.loads(done.out)["tasks"]}
+    assert {step: task["action"] for step, task in planned.items()} == {
+        "start": "reuse",
+        "again": "run",
+        "left": "maybe",
+        "end": "maybe",
+    }
+    assert planned["left"]["reason"] == "if again goes on to it again"
+    run = project.resume("--mode", "right")
+    assert run.statuses == {"start": "reused", "again": "succeeded", "right": "succeeded", "end": "succeeded"}
+    back = project.resume("--mode", "left", "--from", run.run_id)
+    assert back.saved("end") == {"out": ("l", 1)}
+
+
+def test_plan_of_a_loop_comes_to_an_end(project: Project) -> None:
+    project.write(SWITCH)
+    project.run("--turns", "3")
+    done = project.call("resume", "--turns", "7", "--plan", "--json")
+    planned = [(task["step"], task["action"]) for task in json.loads(done.out)["tasks"]]
+    assert planned == [
+        ("start", "reuse"),
+        ("again", "run"),
+        ("again", "run"),
+        ("again", "run"),
+        ("left", "maybe"),
+        ("end", "maybe"),
+    ]
+    assert project.resume("--turns", "7").saved("end") == {"out": ("l", 7)}
+    project.write(SWITCH.replace("self.count += 1", "self.count += 1\n            assert self.count < 3"))
+    project.fail("--turns", "6")
+    assert "again" in project.call("resume", "--plan").out
+
+
+def test_join_that_reads_the_items_of_its_inputs_is_compared(project: Project) -> None:
+    project.write(CHAIN.replace("branch.y for", "branch.input * branch.y for"))
+    project.run()
+    assert set(project.resume("--changed").statuses.values()) == {"reused"}
+    run = project.resume("--alpha", "3")
+    assert run.saved("end") == {"out": [3, 12, 27]}
+
+
 def test_absent_name_that_appears_is_a_change(project: Project) -> None:
     project.write(CHAIN.replace("self.out = self.ys", "self.out = getattr(self, 'late', 0)"))
     project.run()
