@@ -13,7 +13,7 @@ PREVIEW_BYTES_MAX = 1024
 _PREVIEW_BITS_MAX = 3_300
 
 #: Libraries whose public names are those of the package, wherever a class is defined.
-_FLAT_PACKAGES = frozenset({"numpy", "pandas", "polars", "pyarrow"})
+_FLAT_PACKAGES = frozenset({"numpy", "pandas", "pathlib", "polars", "pyarrow"})
 
 _ESCAPES = {code: f"\\u{code:04x}" for code in range(0x20)}
 _ESCAPES |= {ord('"'): '\\"', ord("\\"): "\\\\", ord("\n"): "\\n", ord("\r"): "\\r", ord("\t"): "\\t"}

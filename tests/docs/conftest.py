@@ -27,7 +27,7 @@ _MASKS = (
     (re.compile(r"\b\d+(\.\d+)? (ms|s|m|h|µs)( ago)?(?=\W|$)"), "SPAN"),
     (re.compile(r"\b(sha256:)?[0-9a-f]{12,64}\b"), "DIGEST"),
     (re.compile(r"\b\d+(\.\d+)? (B|KB|MB|bytes)\b"), "SIZE"),
-    (re.compile(r"(/[\w.-]+)+/(?=\w+\.py)"), "FOLDER/"),
+    (re.compile(r"(/[\w.-]+)+/(?=\w+\.(?:py|csv))"), "FOLDER/"),
     (re.compile(r"[ ─-]+"), " "),
 )
 

@@ -11,7 +11,8 @@ ROOT = Path(__file__).parent.parent.parent
 
 
 @pytest.mark.parametrize(
-    ("name", "commands_min"), [("README.md", 4), ("docs/tutorial.md", 10), ("docs/running.md", 2)]
+    ("name", "commands_min"),
+    [("README.md", 4), ("docs/tutorial.md", 10), ("docs/running.md", 2), ("docs/questions.md", 20)],
 )
 def test_document_runs_as_written(session: Any, name: str, commands_min: int) -> None:
     assert session.follow(ROOT / name) >= commands_min
