@@ -84,8 +84,8 @@ class TableCalls:
         if len(parts) != 3 or not all(parts):
             raise QueryError(f"artifact({target!r}) does not name a table. Write artifact('Flow/step/name').")
         rows = self._store.rows(
-            "select flow, run_id, task_id, digest, serializer like ?, producer_pathspec, size_bytes from artifacts "
-            "where flow = ? and step = ? and name = ?",
+            "select flow, run_id, task_id, digest, serializer like ?, producer_pathspec, size_bytes, type, serializer "
+            "from artifacts where flow = ? and step = ? and name = ? order by created_at",
             [_TABULAR, *parts],
         )
         if not rows:
@@ -95,7 +95,8 @@ class TableCalls:
             if row[4]:
                 tell(ClientRead(self._store.url, row[5], parts[2], row[3], row[6]))
         if not tables:
-            raise QueryError(f"{target} is recorded, but not as a table. Its value is in the view artifacts.")
+            *_, type_name, serializer = rows[-1]
+            raise QueryError(_no_table(target, type_name, serializer))
         recorded = read_recorded(self._store, sorted({digest for *_, digest in tables}))
         paths = {}
         for digest, where in recorded.items():
@@ -138,3 +139,17 @@ class TableCalls:
             f"create or replace view call.{name} as select m.flow, m.run_id, m.task_id, "
             f't.* exclude ("weft file"){rename} from {scan} t join call.{name}_files m on m.file = t."weft file"'
         )
+
+
+def _no_table(target: str, type_name: str | None, serializer: str) -> str:
+    """Why an artifact that is recorded cannot be queried, and as what it could be."""
+    recorded = f"{target} is recorded as {serializer}, a {type_name}, and not as a table."
+    if serializer.startswith("plain/"):
+        return f"{recorded} Its value is in the view artifacts; rows saved as a data frame or Arrow table can be queried."
+    if type_name in ("pandas.DataFrame", "polars.DataFrame"):
+        kind = "pandas" if type_name.startswith("pandas") else "polars"
+        return f"{recorded} With one type of plain values in each column it is saved as parquet-{kind}/1, which can be queried."
+    return (
+        f"{recorded} Save its rows as an Arrow table (parquet-arrow/1), a pandas frame (parquet-pandas/1) or a polars frame "
+        "(parquet-polars/1): these can be queried."
+    )

@@ -291,6 +291,18 @@ def test_lines_are_those_of_the_origin_for_a_reused_task(story: Any) -> None:
     assert (line.text, line.pathspec) == ("oops", "Hello/2/start/1")
 
 
+def test_query_of_a_pickle_says_as_what_it_could_be_queried(story: Any) -> None:
+    run = story.run("Hello", "1")
+    for name, type_name in (("frame", "pandas.DataFrame"), ("other", "model.Tree")):
+        content = kinds.Content(name[0].encode() * 32, 1, type_name, "pickle/5", blob=b"x")
+        story.tell(kinds.artifact_saved(run.task("fit", "1"), 0, name, content))
+    story.end(run)
+    with pytest.raises(QueryError, match=r"pickle/5, a pandas\.DataFrame.*parquet-pandas/1"):
+        story.store().sql("from artifact('Hello/fit/frame')")
+    with pytest.raises(QueryError, match=r"a model\.Tree.*parquet-arrow/1"):
+        story.store().sql("from artifact('Hello/fit/other')")
+
+
 def test_store_shows_itself(story: Any) -> None:
     story.run("Hello", "1")
     assert "Hello" in story.store()._repr_html_()
