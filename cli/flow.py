@@ -236,7 +236,7 @@ def _resume_options(command: Callable[..., Any]) -> Callable[..., Any]:
         click.option("--changed", is_flag=True, help="Run again what new code, parameters or files affect, and only that."),
         click.option("--plan", "is_plan", is_flag=True, help="Only show what would become of each task, and why."),
         click.option("--json", "is_json", is_flag=True, help="Give the plan as JSON."),
-        click.option("--trust", is_flag=True, help="Load pickles that other users wrote; loading one can run any code."),
+        click.option("--trust", is_flag=True, help="Load pickles of other users and other stores; loading one can run any code."),
     )  # fmt: skip
     for option in reversed(options):
         command = option(command)

@@ -16,6 +16,7 @@ from weft.runtime.graph import Graph
 
 __all__ = [
     "Invocation",
+    "Opened",
     "checked_graph",
     "existing_store",
     "flow_command",
@@ -89,16 +90,21 @@ def existing_store(call: Invocation) -> str:
     return root
 
 
-def open_for_writing(call: Invocation) -> Storage:
+class Opened(NamedTuple):
+    """A store and its id."""
+
+    storage: Storage
+    store_id: str
+
+
+def open_for_writing(call: Invocation) -> Opened:
     """The store a run is recorded in; created if there is none. Raises: StoreError."""
     root = call.store_url or find_store(os.getcwd(), os.environ) or os.path.join(os.getcwd(), STORE_FOLDER)
     storage = open_storage(root)
-    create_store(storage)
-    return storage
+    return Opened(storage, create_store(storage).store_id)
 
 
-def open_for_reading(call: Invocation) -> Storage:
+def open_for_reading(call: Invocation) -> Opened:
     """The store that is there. Raises: NotFound, StoreError."""
     storage = open_storage(existing_store(call))
-    read_description(storage)
-    return storage
+    return Opened(storage, read_description(storage).store_id)

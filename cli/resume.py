@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from weft.runtime.graph import Graph
     from weft.runtime.history import Origin
     from weft.runtime.machine import TaskPlace
+    from weft.runtime.origin import Owner
     from weft.runtime.plan import PlannedTask
     from weft.runtime.resume import Planner
 
@@ -31,43 +32,43 @@ _LISTED_MAX = 12
 
 def resume_flow(call: Invocation, options: dict[str, Any], step: str | None, given: dict[str, Any]) -> int:
     """Resume an earlier run of the flow, or show what that would do; the exit code."""
-    from weft.runtime.origin import choose_origin
+    from weft.runtime.origin import Owner, choose_origin
 
     _check_options(options, step)
-    user = user_name()
     if options["is_plan"]:
         with CollectorPause(is_final=True):
-            return _show_plan(call, options, step, given, user)
+            return _show_plan(call, options, step, given)
     with Launch(call, options) as launch:
-        storage = open_for_reading(call)
+        store = open_for_reading(call)
+        owner = Owner(user_name(), store.store_id)
         run, task = _named_origin(call, options)
-        origin = choose_origin(storage, call.flow_class.__name__, user, run)
-        planner = _planner(call, launch.graph, storage, origin, options, step, task, bool(given))
-        values = _values(call, planner, given, user)
-        distrusted = () if options["trust"] else _runs_of_others(origin, user)
-        return launch.execute(storage, values, user, planner, distrusted)
+        origin = choose_origin(store.storage, call.flow_class.__name__, owner, run)
+        planner = _planner(call, launch.graph, store.storage, origin, options, step, task, bool(given))
+        values = _values(call, planner, given, owner.user)
+        distrusted = () if options["trust"] else _runs_of_others(origin, owner)
+        _check_kept(planner, values, distrusted)
+        return launch.execute(store, values, owner.user, planner, distrusted)
 
 
-def _show_plan(
-    call: Invocation, options: dict[str, Any], step: str | None, given: dict[str, Any], user: str
-) -> int:
+def _show_plan(call: Invocation, options: dict[str, Any], step: str | None, given: dict[str, Any]) -> int:
     from weft.cli.invocation import checked_graph
     from weft.lineage.events import RunRef
     from weft.lineage.memory import MemoryStorage
     from weft.runtime.decorators import attach
     from weft.runtime.execution import value_events
     from weft.runtime.flow import FlowSpec
-    from weft.runtime.origin import choose_origin
+    from weft.runtime.origin import Owner, choose_origin
     from weft.runtime.plan import make_plan
 
     for spec in (*call.decorators, *options["decorators"]):
         attach(call.flow_class, spec)
     graph = checked_graph(call)
-    storage = open_for_reading(call)
+    storage, store_id = open_for_reading(call)
+    owner = Owner(user_name(), store_id)
     run, task = _named_origin(call, options)
-    origin = choose_origin(storage, call.flow_class.__name__, user, run)
+    origin = choose_origin(storage, call.flow_class.__name__, owner, run)
     planner = _planner(call, graph, storage, origin, options, step, task, bool(given))
-    values = _values(call, planner, given, user), constants_of(call.flow_class, FlowSpec)
+    values = _values(call, planner, given, owner.user), constants_of(call.flow_class, FlowSpec)
     new_run = RunRef(clock.random_bytes(16), graph.name, "plan")
     # Values are dumped to know their digests; nothing is kept of them.
     parameters = value_events(new_run, values, planner.parameters, Objects(MemoryStorage()))
@@ -159,13 +160,25 @@ def _values(call: Invocation, planner: Planner, given: dict[str, Any], user: str
     return {name: values.get(name, KEPT) if name in asked else KEPT for name in parameters}
 
 
-def _runs_of_others(origin: Origin, user: str) -> tuple[tuple[str, str], ...]:
-    """(flow, run id) of the runs that somebody else made."""
-    return tuple(
-        (run.flow, run.run_id)
-        for run in origin.runs.values()
-        if run.started is not None and (run.started.payload or {}).get("user") != user
-    )
+def _runs_of_others(origin: Origin, owner: Owner) -> tuple[tuple[str, str], ...]:
+    """(flow, run id) of the runs that somebody else made, or that were made in another store."""
+    return tuple((run.flow, run.run_id) for run in origin.runs.values() if not owner.has_made(run))
+
+
+def _check_kept(planner: Planner, values: dict[str, Any], distrusted: tuple[tuple[str, str], ...]) -> None:
+    """Raises: UsageError for a parameter that is kept, is a pickle, and was written by somebody else."""
+    from weft.lineage.serializers import is_pickle
+    from weft.runtime.execution import KEPT
+
+    if (planner.origin.run.flow, planner.run_id) not in distrusted:
+        return
+    for name, content in planner.parameters.items():
+        if values.get(name) is KEPT and is_pickle(content.serializer):
+            raise UsageError(
+                f"Parameter {name} of {planner.origin.run.flow}/{planner.run_id} is a pickle that another user wrote, "
+                "or that was written in another store, and loading a pickle can run any code. Give the parameter a "
+                "value, or --trust if you trust who wrote it."
+            )
 
 
 # Showing a plan

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING, Any, Self
 
-from weft.cli.invocation import Invocation, checked_graph, open_for_writing
+from weft.cli.invocation import Invocation, Opened, checked_graph, open_for_writing
 from weft.cli.progress import Progress
 from weft.lineage.errors import UsageError
 from weft.runtime.decorators import attach
@@ -88,7 +88,7 @@ class Launch:
 
     def execute(
         self,
-        storage: Storage,
+        store: Opened,
         values: dict[str, Any],
         user: str,
         planner: Planner | None,
@@ -97,10 +97,11 @@ class Launch:
         from weft.runtime.execution import RunSettings, execute
         from weft.runtime.flow import FlowSpec
 
-        options = self._options
+        options, storage = self._options, store.storage
         settings = RunSettings(
             self._call.script,
             user,
+            store.store_id,
             options["max_workers"],
             options["max_num_splits"],
             options["max_log_size"] * _MEGABYTE,

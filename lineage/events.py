@@ -239,8 +239,8 @@ def _of_run(kind: str, run: RunRef, **columns: Any) -> Event:
 def run_started(run: RunRef, code_digest: bytes | None, payload: Payload) -> Event:
     """A scheduler took up a run.
 
-    `code_digest` names the code manifest (see `code_saved`). Payload: `user`, `host`, `boot_id`,
-    `pid`, `pid_started`, `python`, `platform`, `weft`, `command` (list), `script`, `isolation`,
+    `code_digest` names the code manifest (see `code_saved`). Payload: `user`, `store_id`, `host`,
+    `boot_id`, `pid`, `pid_started`, `python`, `platform`, `weft`, `command` (list), `script`, `isolation`,
     `max_workers`, `packages` (versions of imported distributions by name), `graph` (steps with their
     transitions and documentation); `git` (`commit`,
     `branch`, `is_dirty`) where there is one; for a resume `origin_run_id`, `origin_run_uid` (hex) and

@@ -242,8 +242,8 @@ class Attempt(_View):
 
         if (ref.producer.flow, ref.producer.run_id) in self.context.distrusted:
             raise UsageError(
-                f"An artifact of {ref.producer} is a pickle that another user wrote, and loading a pickle can run "
-                "any code. Resume with --trust if you trust who wrote it."
+                f"An artifact of {ref.producer} is a pickle that another user wrote, or that was written in "
+                "another store, and loading a pickle can run any code. Give --trust if you trust who wrote it."
             )
         data, path = read_ref(ref, self._objects)
         value = load(ref.serializer, data, path)

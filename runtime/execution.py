@@ -47,6 +47,7 @@ class RunSettings(NamedTuple):
 
     script: str
     user: str
+    store_id: str
     max_workers: int
     max_num_splits: int
     max_log_bytes: int
@@ -208,6 +209,7 @@ def _start_payload(
     system = os.uname()
     payload: Payload = {
         "user": settings.user,
+        "store_id": settings.store_id,
         "host": system.nodename,
         "boot_id": _read_first_line("/proc/sys/kernel/random/boot_id"),
         "pid": os.getpid(),

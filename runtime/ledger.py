@@ -114,12 +114,14 @@ class _Sync:
 
 
 class _TaskRow:
-    __slots__ = ("is_reused", "items", "levels", "own", "parents", "ref", "table")
+    __slots__ = ("is_reused", "items", "levels", "maker", "own", "parents", "ref", "table")
 
     def __init__(
         self, ref: TaskRef, levels: tuple[Level, ...], parents: list[_TaskRow], items: tuple[Ref, ...]
     ) -> None:
         self.ref = ref
+        #: The task that really ran, where it is another one.
+        self.maker: Pathspec | None = None
         self.levels = levels
         self.parents = parents
         self.items = items
@@ -349,6 +351,9 @@ class Ledger:
         elif event.kind == "task_reused":
             row = self._rows[event.task_id or ""] = self._taken_up(event, place)
             row.is_reused = True
+            row.maker = Pathspec(
+                event.producer_flow or "", event.producer_run_id, event.producer_step, event.producer_task_id
+            )
             row.own.update(self._standing_in.pop(event.task_id or ""))
             self._fill_table(row)
         elif event.kind == "external_used" and event.attempt is None:
@@ -384,7 +389,7 @@ class Ledger:
         if event.digest is not None and len(items) < len(levels):
             split = parents[0]
             listed = split.table.get(levels[-1].var)
-            producer = listed.producer if listed is not None else Pathspec(*split.ref[1:])
+            producer = listed.producer if listed is not None else split.maker or Pathspec(*split.ref[1:])
             items = (*items, ref_of(event, producer, place))
         return _TaskRow(self.run.task(event.step, event.task_id), levels, parents, items)
 

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 from weft.lineage import clock
 from weft.lineage.collector import CollectorPause
 from weft.lineage.errors import NotFound, UsageError
-from weft.lineage.events import Event
+from weft.lineage.events import Event, Payload
 from weft.lineage.log import EventLog
 from weft.lineage.projections import LEASE_US, RunState, fold
 from weft.lineage.storage import Storage
 from weft.runtime.history import Origin
 
-__all__ = ["choose_origin"]
+__all__ = ["Owner", "choose_origin"]
 
 #: What a plan is made from; console output is not needed.
 _FAMILIES = ("run", "task", "artifact", "use", "other")
@@ -19,23 +21,42 @@ _FAMILIES = ("run", "task", "artifact", "use", "other")
 _USES = frozenset({"artifact_used", "external_used"})
 
 
-def choose_origin(storage: Storage, flow: str, user: str, run_id: str | None) -> Origin:
+class Owner(NamedTuple):
+    """Whose runs are built on unasked: those of one user, made in one store and not brought there from another."""
+
+    user: str
+    store_id: str
+
+    def has_made(self, run: RunState) -> bool:
+        """Whether the run says so. Runs of weft 0.1 do not say in which store they were made."""
+        told = _told(run)
+        return told.get("user") == self.user and told.get("store_id") == self.store_id
+
+    def may_have_made(self, run: RunState) -> bool:
+        """Whether nothing that the run says is against it."""
+        told = _told(run)
+        return told.get("user") == self.user and told.get("store_id") in (None, self.store_id)
+
+
+def choose_origin(storage: Storage, flow: str, owner: Owner, run_id: str | None) -> Origin:
     """The run to resume, with all it builds on.
 
-    `run_id` may be a pathspec. Without it, it is this user's newest run of the flow that has ended or is lost.
+    `run_id` may be a pathspec. Without it, it is the owner's newest run of the flow that has ended or is lost.
 
     Raises: NotFound when there is none; UsageError for a run that is still running.
     """
     with CollectorPause():
-        return _choose(EventLog(storage, keeps_tail=True), flow, user, run_id)
+        return _choose(EventLog(storage, keeps_tail=True), flow, owner, run_id)
 
 
-def _choose(log: EventLog, flow: str, user: str, run_id: str | None) -> Origin:
+def _choose(log: EventLog, flow: str, owner: Owner, run_id: str | None) -> Origin:
     # Of a scheduler that is stopped the lease runs out, but as long as it can be seen it is not taken over.
     known = log.dead_writers(), clock.now_us(), log.live_writers()
     heads = fold(log.events(flow=flow, families=("run",)), *known)
     chosen = (
-        _newest(heads, flow, user) if run_id is None else _named(heads, flow, run_id.removeprefix(f"{flow}/"))
+        _newest(heads, flow, owner)
+        if run_id is None
+        else _named(heads, flow, run_id.removeprefix(f"{flow}/"))
     )
     if chosen.status == "running":
         raise UsageError(_still_running(chosen, known[1]))
@@ -69,7 +90,7 @@ def _collect_uses(recorded: list[Event], uses: dict[tuple[bytes, str, str], list
 
 def _still_running(run: RunState, now_us: int) -> str:
     """Who holds a run, since when nothing was heard, and when it may be taken over."""
-    payload = (run.started.payload if run.started is not None else None) or {}
+    payload = _told(run)
     owner = f"{payload.get('user')} on {payload.get('host')}, process {payload.get('pid')}"
     heard_s = max(0, now_us - (run.lease_us - LEASE_US)) // 1_000_000
     return (
@@ -90,13 +111,18 @@ def _producers(recorded: list[Event]) -> set[tuple[str, str]]:
     }
 
 
-def _newest(runs: dict[bytes, RunState], flow: str, user: str) -> RunState:
-    own = [run for run in runs.values() if run.started is not None and _user(run) == user]
+def _newest(runs: dict[bytes, RunState], flow: str, owner: Owner) -> RunState:
+    of_user = [run for run in runs.values() if _told(run).get("user") == owner.user]
+    own = [run for run in of_user if owner.may_have_made(run)]
     resumable = [run for run in own if run.status != "running"]
     if not resumable:
-        what = f"only {flow}/{own[0].run_id}, which is still running" if own else "none"
+        what = "none"
+        if own:
+            what = f"only {flow}/{own[0].run_id}, which is still running"
+        elif of_user:
+            what = f"only {flow}/{of_user[-1].run_id}, which was made in another store"
         raise NotFound(
-            f"There is no run of {flow} by {user} to resume ({what}). Run the flow first, or name a run with "
+            f"There is no run of {flow} by {owner.user} to resume ({what}). Run the flow first, or name a run with "
             "--origin-run-id."
         )
     return max(resumable, key=lambda run: run.started.time_us if run.started is not None else 0)
@@ -115,6 +141,6 @@ def _named(runs: dict[bytes, RunState], flow: str, run_id: str) -> RunState:
     return found[-1]
 
 
-def _user(run: RunState) -> str | None:
-    payload = run.started.payload if run.started is not None else None
-    return None if payload is None else payload.get("user")
+def _told(run: RunState) -> Payload:
+    """What the run said of itself as it started."""
+    return (run.started.payload if run.started is not None else None) or {}

@@ -43,13 +43,17 @@ class Deviation(NamedTuple):
 
 
 class Recipe(NamedTuple):
-    """How to run a recorded run again; `files` are the texts of its code by path."""
+    """How to run a recorded run again; `files` are the texts of its code by path.
+
+    `is_trusted` says that pickles of its parameters may be loaded.
+    """
 
     run: RunFacts
     entry: str
     files: dict[str, str]
     start: str
     options: tuple[str, ...]
+    is_trusted: bool
 
 
 def make_recipe(store: Answers, flow: str, run_id: str, is_trusted: bool) -> Recipe:
@@ -75,7 +79,7 @@ def make_recipe(store: Answers, flow: str, run_id: str, is_trusted: bool) -> Rec
             f"Parameter {pickled[0]} of {run.pathspec} is recorded as a pickle, and loading a pickle can run any code. "
             "Pass --trust if you trust who wrote it."
         )
-    return Recipe(run, entry, files, str(run.graph["start"]), _options_of(run))
+    return Recipe(run, entry, files, str(run.graph["start"]), _options_of(run), is_trusted)
 
 
 def check_environment(run: RunFacts) -> list[Deviation]:
@@ -138,7 +142,7 @@ def reproduce(recipe: Recipe, store_url: str, has_uv: bool = False) -> str:
         command, environment = _python(recipe, folder) if has_uv else ([sys.executable], dict(os.environ))
         command += [entry, "--store", store_url, *recipe.options, "resume", recipe.start]
         command += ["--origin-run-id", recipe.run.run_id, "--tag", f"{_TAG}{recipe.run.pathspec}"]
-        command += ["--run-id-file", id_file]
+        command += ["--run-id-file", id_file, *(["--trust"] if recipe.is_trusted else [])]
         done = subprocess.run(command, env=environment, stdin=subprocess.DEVNULL, stdout=2, check=False)
         try:
             with open(id_file, encoding="utf-8") as file:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -548,3 +549,58 @@ def test_reused_task_shows_what_it_inherits_in_its_own_run(project: Project) -> 
     with open_store(str(project.store)) as store:
         recorded = store.run(f"Chain/{run.run_id}")["each"][task.task_id]
         assert (recorded.data.rest, recorded.data.y) == ("new", 1)
+
+
+def test_run_from_another_store_is_resumed_only_by_name_and_its_pickles_ask_for_trust(
+    project: Project, tmp_path: Path
+) -> None:
+    """All there is to load is a pickle: an artifact, the items of a foreach, and a parameter."""
+    source = """
+    class Odd:
+        def __init__(self, text):
+            self.text = str(text)
+    class Far(FlowSpec):
+        odd = Parameter("odd", default="x", type=Odd)
+        names = Parameter("names", default="a,b", type=lambda text: [Odd(t) for t in text.split(",")])
+        @step
+        def start(self):
+            self.kept = Odd("k")
+            self.next(self.each, foreach="names")
+        @step
+        def each(self):
+            self.text = self.input.text
+            self.next(self.join)
+        @step
+        def join(self, inputs):
+            self.merge_artifacts(inputs)
+            self.texts = [branch.text for branch in inputs]
+            self.next(self.end)
+        @step
+        def end(self):
+            self.out = (self.kept.text, self.odd.text, self.texts)
+    if __name__ == "__main__":
+        Far()
+    """
+    project.write(source.replace("self.merge_artifacts(inputs)", "self.kept = inputs[0].kept"))
+    first = project.run()
+    near = _Project(tmp_path / "near")
+    near.folder.mkdir()
+    near.write(source.replace("self.merge_artifacts(inputs)", "self.kept = inputs[0].kept"))
+    pulled = near.call_in(near.folder, [*_weft(), "--store", str(near.store), "pull", str(project.store)])
+    assert pulled.code == 0, pulled.err
+    unnamed = near.call("resume")
+    assert unnamed.code == 2
+    assert f"only Far/{first.run_id}, which was made in another store" in unnamed.err
+    assert "--trust" in near.call("resume", "--from", first.run_id).err
+    # What is kept of the items was pickled there, the list and the parameter are not.
+    given = ("--from", first.run_id, "--odd", "x", "--names", "a,b")
+    for step in ("each", "join", "end"):
+        refused = near.call("resume", step, *given)
+        assert refused.code == 1
+        assert "--trust" in refused.err
+    trusted = near.resume("each", "--from", first.run_id, "--trust")
+    assert trusted.saved("end")["out"] == ("k", "x", ["a", "b"])
+
+
+def _weft() -> list[str]:
+    return [sys.executable, "-m", "weft"]

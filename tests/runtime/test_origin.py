@@ -11,8 +11,9 @@ from weft.lineage.errors import UsageError
 from weft.lineage.events import RunRef
 from weft.lineage.journal import Journal
 from weft.lineage.local import LocalStorage
-from weft.runtime.origin import choose_origin
+from weft.runtime.origin import Owner, choose_origin
 
+OWNER = Owner("ada", "5" * 32)
 RUN = RunRef(b"u" * 16, "MyFlow", "17")
 _HOUR_US = 3600 * 1_000_000
 
@@ -34,7 +35,7 @@ def test_scheduler_that_can_be_seen_is_not_taken_over_however_long_it_is_silent(
     with pytest.raises(
         UsageError, match=r"still running \(ada on box, process 4711; its lease was renewed 36"
     ):
-        choose_origin(storage, "MyFlow", "ada", "17")
+        choose_origin(storage, "MyFlow", OWNER, "17")
     journal.close()
 
 
@@ -45,5 +46,5 @@ def test_run_whose_scheduler_is_gone_can_be_resumed_at_once_and_says_how_far_it_
     journal = _begin(storage, 0)
     journal.append([events.tag_added(RUN, "late", "user")])
     journal.close()
-    origin = choose_origin(storage, "MyFlow", "ada", None)
+    origin = choose_origin(storage, "MyFlow", OWNER, None)
     assert (origin.run.status, origin.last_seq, origin.run.writer) == ("lost", 3, journal.writer)
