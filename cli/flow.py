@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any, NoReturn
 
 import click
@@ -198,10 +198,30 @@ def _run_options(command: Callable[..., Any]) -> Callable[..., Any]:
     return command
 
 
+def _reuse_options(parameters: Iterable[Parameter]) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """The options that only `run` has; a flow's parameter of the same name comes first."""
+    options = {
+        "reuse": click.option("--reuse/--no-reuse", default=None, help="Let finished tasks of earlier runs stand in where code and reads are the same: for all steps, or also not for those with @cache."),
+        "trust": click.option("--trust", is_flag=True, help="Reuse tasks of other users and other stores, too; loading their pickles can run any code."),
+    }  # fmt: skip
+    taken = {
+        word for p in parameters for word in (p.attribute, p.option.removeprefix("--").replace("-", "_"))
+    }
+
+    def add(command: Callable[..., Any]) -> Callable[..., Any]:
+        for name, option in reversed(options.items()):
+            if not taken & {name, f"no_{name}"}:
+                command = option(command)
+        return command
+
+    return add
+
+
 def _run_command(flow_class: type[FlowSpec]) -> click.Command:
     parameters = parameters_of(flow_class)
 
     @click.command("run", epilog="Parameters can be set by WEFT_RUN_<NAME>, too.")
+    @_reuse_options(parameters.values())
     @_run_options
     @click.pass_obj
     def command(call: Invocation, /, **options: Any) -> int:

@@ -190,11 +190,11 @@ class Progress:
             self._ended.append(step)
 
     def _announce_reuse(self) -> None:
-        """Say how many tasks stand in from the origin, before the first one runs."""
+        """Say how many tasks stand in from the origin or other runs, before the first one runs."""
         count, self._reused = self._reused, None
-        if count is not None and self._origin:
+        if count or (count is not None and self._origin):
             tasks = "1 task" if count == 1 else f"{count:,} tasks"
-            self.say(f"{tasks} of {self._origin} {'is' if count == 1 else 'are'} reused")
+            self.say(f"{tasks} of {self._origin or 'earlier runs'} {'is' if count == 1 else 'are'} reused")
 
     def _announce_ends(self) -> None:
         """Say which steps are over. A retry that follows a failure at once has been heard of by now."""

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from weft.runtime.graph import Graph
     from weft.runtime.live_export import LiveExport
     from weft.runtime.resume import Planner
+    from weft.runtime.reuse import Reuse
     from weft.runtime.template import Template
 
 __all__ = ["Launch", "run_flow", "user_name"]
@@ -33,7 +34,32 @@ def run_flow(call: Invocation, options: dict[str, Any], given: dict[str, Any]) -
     user = user_name()
     with Launch(call, options) as launch:
         values = resolve(parameters_of(flow_class), given, os.environ, flow_class.__name__, user)
-        return launch.execute(open_for_writing(call), values, user, None)
+        store = open_for_writing(call)
+        reuse = _reuse(call, options, launch.graph, store, user)
+        return launch.execute(store, values, user, None, reuse=reuse)
+
+
+def _reuse(call: Invocation, options: dict[str, Any], graph: Graph, store: Opened, user: str) -> Reuse | None:
+    """What looks for tasks of earlier runs that may stand in: for all steps with `--reuse`, else for those that ask.
+
+    None where no step does.
+    """
+    from weft.runtime.decorators import Cache, decorators_of
+
+    asked = options.get("reuse")
+    steps = [
+        step
+        for step, decorators in decorators_of(call.flow_class).items()
+        if asked or any(isinstance(decorator, Cache) for decorator in decorators)
+    ]
+    if not steps or asked is False:
+        return None
+    from weft.runtime.origin import Owner, open_reuse
+    from weft.runtime.survey import survey
+
+    owner = Owner(user, store.store_id)
+    is_trusting = bool(options.get("trust"))
+    return open_reuse(store.storage, graph, owner, frozenset(steps), survey(call.flow_class), is_trusting)
 
 
 class Launch:
@@ -93,6 +119,7 @@ class Launch:
         user: str,
         planner: Planner | None,
         distrusted: tuple[tuple[str, str], ...] = (),
+        reuse: Reuse | None = None,
     ) -> int:
         from weft.runtime.execution import RunSettings, execute
         from weft.runtime.flow import FlowSpec
@@ -125,6 +152,7 @@ class Launch:
                 planner,
                 self._git,
                 distrusted,
+                reuse,
             )
         finally:
             self.progress.end()

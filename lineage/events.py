@@ -244,7 +244,7 @@ def run_started(run: RunRef, code_digest: bytes | None, payload: Payload) -> Eve
     `max_workers`, `packages` (versions of imported distributions by name), `graph` (steps with their
     transitions and documentation); `git` (`commit`,
     `branch`, `is_dirty`) where there is one; for a resume `origin_run_id`, `origin_run_uid` (hex) and
-    `resume_step` (or None).
+    `resume_step` (or None); `reuse_steps`, those whose tasks were looked for in earlier runs.
     """
     return _of_run("run_started", run, digest=code_digest, payload=payload)
 
@@ -422,7 +422,10 @@ def attempt_succeeded(
 
     Payload: of the transition `next` (step names), and for a foreach `foreach` (the list's name) and
     `num_splits`; of the usage `duration_s`, `cpu_s`,
-    `max_rss_bytes`, as the worker measured them; `task_key` (hex), the digest of all the task depended on.
+    `max_rss_bytes`, as the worker measured them; `task_key` (hex), the digest of all the task depended on; `reads`, by which
+    later runs find it: `shape` (a list: the kind of pickles among what it read, then [kind, name] or [kind, name,
+    [depth …], [[first, last] …]] for each place it read from), `digest` (hex, of its code and the values there) and
+    `outside` ([kind, name, value in hex] of files and of other runs' values).
     """
     return _of_task("attempt_succeeded", task, attempt=attempt, payload={**transition, **usage}, epoch=epoch)
 

@@ -13,6 +13,7 @@ from weft.lineage.errors import UsageError
 
 __all__ = [
     "RETRIES_MAX",
+    "Cache",
     "Catch",
     "Decorator",
     "Environment",
@@ -20,6 +21,7 @@ __all__ = [
     "Retry",
     "Timeout",
     "attach",
+    "cache",
     "catch",
     "decorators_of",
     "environment",
@@ -93,6 +95,14 @@ class Retry(Decorator):
                 f"@retry(minutes_between_retries={minutes!r}) is not a duration. Give minutes, 0 for at once."
             )
         return None
+
+
+class Cache(Decorator):
+    """A finished task of an earlier run may stand in, where code and reads are the same."""
+
+    name = "cache"
+
+    __slots__ = ()
 
 
 class Catch(Decorator):
@@ -184,7 +194,7 @@ class Resources(Decorator):
 
 
 _REGISTRY: dict[str, type[Decorator]] = {
-    kind.name: kind for kind in (Catch, Environment, Resources, Retry, Timeout)
+    kind.name: kind for kind in (Cache, Catch, Environment, Resources, Retry, Timeout)
 }
 
 
@@ -237,6 +247,15 @@ def _typed(usage: Any) -> _Usage:
 def retry(function: Any = None, /, **attributes: Any) -> Any:
     """`@retry(times=3, minutes_between_retries=2)`: make a failed attempt again, up to `times` more."""
     return _decorate(Retry, function, attributes)
+
+
+@_typed
+def cache(function: Any = None, /, **attributes: Any) -> Any:
+    """`@cache`: let a finished task of an earlier run stand in, where code and reads are the same.
+
+    For steps whose results depend on nothing that weft does not see: see `docs/running.md`.
+    """
+    return _decorate(Cache, function, attributes)
 
 
 @_typed

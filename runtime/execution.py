@@ -34,7 +34,9 @@ from weft.runtime.template import Template
 from weft.runtime.track import is_path, parameter_uses
 
 if TYPE_CHECKING:
+    from weft.runtime.keys import FlowCode
     from weft.runtime.resume import Planner
+    from weft.runtime.reuse import Reuse
 
 __all__ = ["KEPT", "RunResult", "RunSettings", "execute", "new_run_id", "policies_of", "value_events"]
 
@@ -77,12 +79,14 @@ def execute(
     planner: Planner | None = None,
     git: GitQuestion | None = None,
     distrusted: tuple[tuple[str, str], ...] = (),
+    reuse: Reuse | None = None,
 ) -> RunResult:
     """Make a run in the store `storage`. `values` are parameters and class constants.
 
     With `template` attempts are forked from it, otherwise they are made as `settings.isolation` says.
     With `planner` the run resumes an earlier one; parameters that `values` gives as `KEPT` are those of the origin.
-    Pickles that the runs `distrusted` (flow, run id) wrote are not loaded.
+    Pickles that the runs `distrusted` (flow, run id) wrote are not loaded. With `reuse` finished tasks of any earlier
+    run may stand in.
 
     Raises: StoreError when the record cannot be kept; what was acknowledged before stays.
     """
@@ -94,15 +98,19 @@ def execute(
     snapshot = save_code(settings.script, objects, ignored)
     contents = value_events(run, values, {} if planner is None else planner.parameters, objects)
     contents += _path_events(flow_class, run, contents)
-    started = events.run_started(run, snapshot.digest, _start_payload(graph, settings, facts, planner))
+    started = events.run_started(run, snapshot.digest, _start_payload(graph, settings, facts, planner, reuse))
     head = [started, _code_event(run, snapshot), lease_of(run), *_tag_events(run, settings), *contents]
     machine = Machine(graph, policies_of(flow_class), settings.is_keeping_going)
     journal = Journal.create(storage, spool=spool)
-    ledger = Ledger(run, graph, machine, journal, watcher.on_event, planner)
+    ledger = Ledger(run, graph, machine, journal, watcher.on_event, planner or reuse)
+    if planner is not None or reuse is not None:
+        # Whether a task is reused depends on the parameters: they come before the start of all tasks.
+        head = [*head[1:], started]
     if planner is not None:
         journal.observe(planner.origin.last_time_us)
-        # Whether a task is reused depends on the parameters: they come before the start of all tasks.
-        head = [*([] if planner.lost is None else [_taken_over(storage, planner.lost)]), *head[1:], started]
+        head = [*([] if planner.lost is None else [_taken_over(storage, planner.lost)]), *head]
+    elif reuse is not None:
+        journal.observe(reuse.last_time_us)
     with CollectorPause():  # Thousands of tasks may be reused at once.
         ledger.record(head)
     context = _context(run, objects, settings, list(values[0]), ledger, planner)._replace(
@@ -110,7 +118,8 @@ def execute(
     )
     try:
         runner = _scheduler(flow_class, ledger, context, objects, watcher, settings, launcher)
-        end = runner.run(lambda: _learn_code(flow_class, ledger, planner))
+        known = planner.code if planner is not None else None if reuse is None else reuse.code
+        end = runner.run(lambda: _learn_code(flow_class, ledger, known))
         ledger.record([events.run_ended(run, end.status, end.payload)])
     except BaseException:
         _close_quietly(journal)
@@ -143,12 +152,12 @@ def policies_of(flow_class: type[FlowSpec]) -> dict[str, Policy]:
     return policies
 
 
-def _learn_code(flow_class: type[FlowSpec], ledger: Ledger, planner: Planner | None) -> None:
-    """Find out what of the code each step depends on, while the first task is at work."""
+def _learn_code(flow_class: type[FlowSpec], ledger: Ledger, known: FlowCode | None) -> None:
+    """Find out what of the code each step depends on, unless it is known, while the first task is at work."""
     from weft.runtime.survey import survey
 
     try:
-        code = survey(flow_class) if planner is None or planner.code is None else planner.code
+        code = survey(flow_class) if known is None else known
     except Exception as error:  # noqa: BLE001  # a run does not fail for what a later one could have reused
         problem = f"{type(error).__name__}: {error}"
         ledger.record([events.code_reached(ledger.run, {"problem": problem})])
@@ -209,7 +218,11 @@ def _context(
 
 
 def _start_payload(
-    graph: Graph, settings: RunSettings, git: dict[str, Any] | None, planner: Planner | None
+    graph: Graph,
+    settings: RunSettings,
+    git: dict[str, Any] | None,
+    planner: Planner | None,
+    reuse: Reuse | None,
 ) -> Payload:
     system = os.uname()
     payload: Payload = {
@@ -237,6 +250,8 @@ def _start_payload(
             "origin_run_uid": planner.origin.run.run_uid.hex(),
             "resume_step": planner.request.step,
         }
+    if reuse is not None:
+        payload["reuse_steps"] = sorted(reuse.steps)
     return payload
 
 

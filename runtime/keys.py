@@ -13,7 +13,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from weft.lineage.events import Event, Level, Payload
-from weft.runtime.reach import EVERY_MODULE, FOREACH_STACK, FlowReach, StepReach
+from weft.runtime.reach import EVERY_MODULE, FOREACH_STACK, INDEX, FlowReach, StepReach
 from weft.runtime.refs import Table
 
 __all__ = [
@@ -25,15 +25,20 @@ __all__ = [
     "Sight",
     "StepCode",
     "dependencies",
+    "digest_of_json",
     "external_value",
     "flow_code",
     "flow_code_of",
     "look_up",
+    "pickles_among",
     "task_key",
 ]
 
 #: Changes when keys are made otherwise: then none of the old ones equals a new one.
 _FORMAT = "weft-key/1"
+
+#: What the pickles that a task read have to do with the code: see `pickles_among`.
+NO_PICKLES, FOREIGN_PICKLES, OUR_PICKLES = "", "foreign", "ours"
 
 #: The digest of what is not known before a task has run.
 UNKNOWN = b"?"
@@ -61,21 +66,18 @@ class FlowCode(NamedTuple):
 
     def of(self, step: str, reads: Iterable[Event]) -> StepCode | None:
         """The code that a task of `step` depended on. Objects in a pickle bring the code of their classes along."""
+        return self.with_pickles(step, *pickles_among(reads))
+
+    def with_pickles(self, step: str, pickles: str, reason: str | None = None) -> StepCode | None:
+        """The code of a task that read pickles of the kind `pickles` says; `reason` tells of one."""
         code = self.steps.get(step)
-        if code is None:
-            return None
-        named = [(e.name, e.payload["modules"]) for e in reads if e.payload and "modules" in e.payload]
-        if not named:
+        if code is None or pickles == NO_PICKLES or (pickles == OUR_PICKLES and code.rule == EVERY_MODULE):
             return code
-        ours = next(((name, found) for name, found in named if found), None)
-        if ours is None:
-            packages = {**self.every.packages, **code.packages}
-            return _step_code(self.python, code.rule, code.reason, code.parts, packages)
-        if code.rule == EVERY_MODULE:
-            return code
-        reason = f"artifact {ours[0]} is a pickle that names {', '.join(ours[1])}"
-        parts = {**self.every.parts, **code.parts}
-        return _step_code(self.python, EVERY_MODULE, reason, parts, self.every.packages)
+        if pickles == OUR_PICKLES:
+            parts = {**self.every.parts, **code.parts}
+            return _step_code(self.python, EVERY_MODULE, reason, parts, self.every.packages)
+        packages = {**self.every.packages, **code.packages}
+        return _step_code(self.python, code.rule, code.reason, code.parts, packages)
 
     def to_payload(self) -> Payload:
         """Plain JSON values, for the event that records it."""
@@ -128,7 +130,8 @@ class Dependency(NamedTuple):
     """One thing a task depended on: its kind, where it lies, and its name.
 
     `place` counts inputs of a join and levels of foreach. Kinds: parameter, artifact, item, merged, and what is
-    no read but shows in a task's result: the inputs of a join, the names they have, the lengths of foreachs.
+    no read but shows in a task's result: the inputs of a join, the names they have, the lengths of foreachs and
+    the positions in them.
     What lies outside of what a task can see is external (a file) or elsewhere (a task of another run).
     """
 
@@ -174,8 +177,17 @@ def flow_code_of(payload: Payload) -> FlowCode:
 def _step_code(
     python: str, rule: str, reason: str | None, parts: dict[str, str], packages: dict[str, str]
 ) -> StepCode:
-    digest = _digest([_FORMAT, python, sorted(parts.items()), sorted(packages.items())]).hex()
+    digest = digest_of_json([_FORMAT, python, sorted(parts.items()), sorted(packages.items())]).hex()
     return StepCode(digest, rule, reason, parts, packages)
+
+
+def pickles_among(reads: Iterable[Event]) -> tuple[str, str | None]:
+    """Which pickles were read, none, foreign ones, or some that name modules of ours; and of these one as text."""
+    named = [(e.name, e.payload["modules"]) for e in reads if e.payload and "modules" in e.payload]
+    for name, modules in named:
+        if modules:
+            return OUR_PICKLES, f"artifact {name} is a pickle that names {', '.join(modules)}"
+    return FOREIGN_PICKLES if named else NO_PICKLES, None
 
 
 def task_key(code: StepCode, depends_on: Dependencies) -> str:
@@ -183,7 +195,7 @@ def task_key(code: StepCode, depends_on: Dependencies) -> str:
     reads = sorted(
         [d.kind, list(d.place), d.name, None if v is None else v.hex()] for d, v in depends_on.items()
     )
-    return _digest([_FORMAT, code.digest, reads]).hex()
+    return digest_of_json([_FORMAT, code.digest, reads]).hex()
 
 
 def dependencies(
@@ -216,8 +228,12 @@ def dependencies(
         _note(found, Dependency("inputs", (), ""), sight)
         if is_merging:
             _note(found, Dependency("names", (), ""), sight)
-    if code is not None and FOREACH_STACK in code.parts:
-        _note(found, Dependency("lengths", (), ""), sight)
+    if code is not None and sight.levels:
+        is_unproved = code.rule == EVERY_MODULE
+        if is_unproved or FOREACH_STACK in code.parts:
+            _note(found, Dependency("lengths", (), ""), sight)
+        if is_unproved or FOREACH_STACK in code.parts or INDEX in code.parts:
+            _note(found, Dependency("positions", (), ""), sight)
     return found
 
 
@@ -242,11 +258,13 @@ def look_up(dependency: Dependency, sight: Sight) -> bytes | None:
         found = {i.table[name].digest for i in sight.inputs or () if name in i.table}
         return found.pop() if len(found) == 1 else UNKNOWN if UNKNOWN in found else None
     if kind == "inputs":
-        return _digest([branch.step for branch in sight.inputs or ()])
+        return digest_of_json([branch.step for branch in sight.inputs or ()])
     if kind == "names":
-        return _digest([sorted(branch.table) for branch in sight.inputs or ()])
+        return digest_of_json([sorted(branch.table) for branch in sight.inputs or ()])
+    if kind == "positions":
+        return digest_of_json([level.position for level in sight.levels])
     assert kind == "lengths", kind
-    return _digest([level.num_splits for level in sight.levels])
+    return digest_of_json([level.num_splits for level in sight.levels])
 
 
 def _note(found: Dependencies, dependency: Dependency, sight: Sight) -> None:
@@ -330,5 +348,6 @@ class _Finder:
             found.append(Dependency("item", (*place, depth), level.var))
 
 
-def _digest(value: Any) -> bytes:
+def digest_of_json(value: Any) -> bytes:
+    """The sha256 of a plain value as JSON."""
     return hashlib.sha256(json.dumps(value, ensure_ascii=False).encode("utf-8", "surrogatepass")).digest()

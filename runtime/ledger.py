@@ -217,16 +217,23 @@ class Ledger:
         """The batch that ends an attempt, with the key of the task that it finishes."""
         if self._code is None or not batch or batch[-1].kind not in ("attempt_succeeded", "attempt_caught"):
             return batch
-        from weft.runtime.keys import dependencies, task_key  # Off the way of the first task.
+        # Off the way of the first task.
+        from weft.runtime.keys import dependencies, pickles_among, task_key
+        from weft.runtime.shapes import reads_of
 
         end = batch[-1]
         reads = [e for e in batch if e.kind in ("artifact_used", "artifact_merged", "external_used")]
-        code = self._code.of(end.step or "", reads)
+        pickles, reason = pickles_among(reads)
+        code = self._code.with_pickles(end.step or "", pickles, reason)
         if code is None:
             return batch
         sight = self._sight(self._rows[end.task_id or ""])
-        key = task_key(code, dependencies(reads, sight, code, self._path_uses))
-        return [*batch[:-1], end._replace(payload={**(end.payload or {}), "task_key": key})]
+        depends_on = dependencies(reads, sight, code, self._path_uses)
+        payload = {**(end.payload or {}), "task_key": task_key(code, depends_on)}
+        told = reads_of(code, pickles, depends_on, f"{self.run.flow}/{self.run.run_id}")
+        if told is not None and end.kind == "attempt_succeeded":
+            payload["reads"] = told
+        return [*batch[:-1], end._replace(payload=payload)]
 
     def _sight(self, row: _TaskRow) -> Sight:
         """What a task can see as it is created."""

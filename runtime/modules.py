@@ -45,7 +45,7 @@ _CALM = frozenset(
 )
 _OWN_PACKAGES = frozenset({"weft", "metaflow"})
 #: Decorators of weft whose meaning is taken from the flow itself, not from the source.
-_OWN_DECORATORS = frozenset({"step", "retry", "catch", "timeout", "environment", "resources"})
+_OWN_DECORATORS = frozenset({"step", "retry", "cache", "catch", "timeout", "environment", "resources"})
 #: What is declared in a flow's class and recorded by value when it is read.
 _OWN_VALUES = frozenset({"Parameter", "IncludeFile", "Config"})
 

@@ -9,14 +9,22 @@ from weft.lineage.collector import CollectorPause
 from weft.lineage.errors import NotFound, UsageError
 from weft.lineage.events import Event, Payload
 from weft.lineage.log import EventLog
+from weft.lineage.objects import Objects
 from weft.lineage.projections import LEASE_US, RunState, fold
 from weft.lineage.storage import Storage
-from weft.runtime.history import Origin
+from weft.runtime.graph import Graph
+from weft.runtime.history import History, Origin
+from weft.runtime.keys import FlowCode
+from weft.runtime.reuse import Candidates, Reuse
+from weft.runtime.world import outside
 
-__all__ = ["Owner", "choose_origin"]
+__all__ = ["Owner", "choose_origin", "open_reuse"]
 
 #: What a plan is made from; console output is not needed.
 _FAMILIES = ("run", "task", "artifact", "use", "other")
+
+#: Dead writers, the time in µs, and writers that live, as `fold` takes them.
+_Known = tuple[set[bytes], int, set[bytes]]
 
 _USES = frozenset({"artifact_used", "external_used"})
 
@@ -63,6 +71,11 @@ def _choose(log: EventLog, flow: str, owner: Owner, run_id: str | None) -> Origi
     # Asked before the events are read: a scheduler that says more meanwhile is not fenced off, but heard again.
     is_lost = chosen.status == "lost" and chosen.writer is not None
     last_seq = log.last_seq(chosen.writer) if is_lost and chosen.writer is not None else -1
+    return _gather(log, chosen, last_seq, known)
+
+
+def _gather(log: EventLog, chosen: RunState, last_seq: int, known: _Known) -> Origin:
+    """A run, with all it builds on."""
     recorded = log.events(run_uid=chosen.run_uid, families=_FAMILIES)
     runs = fold(recorded, *known)
     uses: dict[tuple[bytes, str, str], list[Event]] = {}
@@ -79,6 +92,43 @@ def _choose(log: EventLog, flow: str, owner: Owner, run_id: str | None) -> Origi
         runs |= fold(recorded, *known)
         _collect_uses(recorded, uses)
     return Origin(runs[chosen.run_uid], runs, uses, last_time_us, last_seq)
+
+
+def open_reuse(
+    storage: Storage, graph: Graph, owner: Owner, steps: frozenset[str], code: FlowCode, is_trusting: bool
+) -> Reuse:
+    """What decides about reuse of the flow's tasks in `steps`, from all runs of the flow that the owner made.
+
+    If `is_trusting`, from those of everybody.
+    """
+    with CollectorPause():
+        log = EventLog(storage, keeps_tail=True)
+        known = log.dead_writers(), clock.now_us(), log.live_writers()
+        recorded = log.events(flow=graph.name, families=("run", "task"))
+        runs = fold(recorded, *known)
+        believed = {uid: run for uid, run in runs.items() if is_trusting or owner.has_made(run)}
+        candidates = Candidates()
+        for run in believed.values():
+            candidates.add(run, known[1])
+    names = {(run.flow, run.run_id) for run in believed.values()}
+    histories: dict[bytes, History] = {}
+
+    def history_of(run_uid: bytes) -> History:
+        if run_uid not in histories:
+            with CollectorPause():
+                histories[run_uid] = History(_gather(log, believed[run_uid], -1, known))
+        return histories[run_uid]
+
+    return Reuse(
+        candidates,
+        history_of,
+        graph,
+        steps,
+        outside(Objects(storage)),
+        code,
+        lambda flow, run_id: (flow, run_id) in names,
+        recorded[-1].time_us if recorded else 0,
+    )
 
 
 def _collect_uses(recorded: list[Event], uses: dict[tuple[bytes, str, str], list[Event]]) -> None:

@@ -15,10 +15,11 @@ from typing import NamedTuple
 from weft.runtime.modules import ModuleSource, ModuleTable, Part, class_parts, is_standard
 from weft.runtime.syntax import BUILTINS, Imported, text_digest
 
-__all__ = ["EVERY_MODULE", "FOREACH_STACK", "REACHED", "FlowReach", "StepReach", "reach_flow"]
+__all__ = ["EVERY_MODULE", "FOREACH_STACK", "INDEX", "REACHED", "FlowReach", "StepReach", "reach_flow"]
 
-#: A part of its own: with it the number of items counts, which is no read.
+#: Parts of their own: with them the numbers of items count, and the place among them, which are no reads.
 FOREACH_STACK = "self.foreach_stack"
+INDEX = "self.index"
 REACHED = "reached"
 EVERY_MODULE = "every module"
 
@@ -317,8 +318,10 @@ class _Walk:
         for decorator in mentions.decorators:
             self._check_decorator(part, decorator)
         self._attributes |= mentions.attributes
-        if "foreach_stack" in mentions.attributes or "foreach_stack" in mentions.own:
-            self.parts[FOREACH_STACK] = ""
+        for part_of_place in (FOREACH_STACK, INDEX):
+            name = part_of_place.removeprefix("self.")
+            if name in mentions.attributes or name in mentions.own or mentions.gives_self_away:
+                self.parts[part_of_place] = ""
         self._is_given_away |= mentions.gives_self_away
         self._has_inputs |= part.has_inputs
 

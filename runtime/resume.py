@@ -16,13 +16,23 @@ from weft.lineage import events
 from weft.lineage.errors import UsageError
 from weft.lineage.events import Content, Event, Payload, RunRef
 from weft.lineage.projections import DONE
-from weft.runtime.graph import Graph
+from weft.runtime.graph import Graph, Node
 from weft.runtime.history import Earlier, History, Missing, Origin, content_of
 from weft.runtime.keys import UNKNOWN, Dependency, FlowCode, Sight, StepCode, look_up
 from weft.runtime.machine import TaskPlace
-from weft.runtime.refs import Ref
 
-__all__ = ["MAYBE", "REUSE", "RUN", "Change", "Decision", "Outside", "Planner", "Request"]
+__all__ = [
+    "MAYBE",
+    "REUSE",
+    "RUN",
+    "Change",
+    "Decision",
+    "Outside",
+    "Planner",
+    "Request",
+    "misfit",
+    "what_is_gone",
+]
 
 REUSE, RUN, MAYBE = "reuse", "run", "maybe"
 
@@ -129,7 +139,7 @@ class Planner:
                 decision = self._compare_reads(earlier, sight)
                 if decision is not None:
                     return decision
-            gone = self._what_is_gone(earlier)
+            gone = what_is_gone(earlier, self._outside.has)
         except Missing as missing:
             return Decision(RUN, f"what it builds on is gone: {missing}")
         if gone is not None:
@@ -159,18 +169,7 @@ class Planner:
             return f"it {_STATUS_WORDS.get(task.status, task.status)} in {self._run_name}"
         if not self.request.compares_reads and not are_parents_reused:
             return "a task before it runs again"
-        node = self._graph.steps[place.step]
-        transition = earlier.transition
-        steps = tuple(transition.get("next", ()))
-        if node.condition is not None:
-            is_fitting = len(steps) == 1 and steps[0] in node.out_steps
-        else:
-            is_fitting = steps == node.out_steps and transition.get("foreach") == node.foreach
-        if not is_fitting:
-            return "it goes on in another way now"
-        if node.foreach is not None and len(earlier.below) < transition.get("num_splits", 0):
-            return "not all of its items were recorded"
-        return None
+        return misfit(self._graph.steps[place.step], earlier)
 
     # Code and reads
 
@@ -213,18 +212,31 @@ class Planner:
             return Decision(MAYBE, f"if {names} comes out with another value", earlier)
         return None
 
-    def _what_is_gone(self, earlier: Earlier) -> str | None:
-        """The name of the first artifact or item whose bytes are not there any more."""
-        for name, ref in earlier.saved.items():
-            if not self._has(ref):
-                return name
-        is_split = earlier.transition.get("foreach") is not None
-        if is_split and not all(self._outside.has(pack) for pack in earlier.packs):
-            return f"the items of {earlier.transition['foreach']}"
-        return None
 
-    def _has(self, ref: Ref) -> bool:
-        return ref.blob is not None or self._outside.has(ref.pack or ref.digest)
+def misfit(node: Node, earlier: Earlier) -> str | None:
+    """Why the graph does not go on from an earlier task of the step `node`; None where it does."""
+    transition = earlier.transition
+    steps = tuple(transition.get("next", ()))
+    if node.condition is not None:
+        is_fitting = len(steps) == 1 and steps[0] in node.out_steps
+    else:
+        is_fitting = steps == node.out_steps and transition.get("foreach") == node.foreach
+    if not is_fitting:
+        return "it goes on in another way now"
+    if node.foreach is not None and len(earlier.below) < transition.get("num_splits", 0):
+        return "not all of its items were recorded"
+    return None
+
+
+def what_is_gone(earlier: Earlier, has: Callable[[bytes], bool]) -> str | None:
+    """The name of the first artifact or item whose bytes are not there any more."""
+    for name, ref in earlier.saved.items():
+        if ref.blob is None and not has(ref.pack or ref.digest):
+            return name
+    is_split = earlier.transition.get("foreach") is not None
+    if is_split and not all(has(pack) for pack in earlier.packs):
+        return f"the items of {earlier.transition['foreach']}"
+    return None
 
 
 _STATUS_WORDS = {
@@ -297,6 +309,7 @@ _KINDS = {
     "names": "its inputs have other artifacts",
     "package": "package {} changed",
     "parameter": "parameter {} changed",
+    "positions": "its place in a foreach is another",
     "python": "Python changed",
 }
 

@@ -12,6 +12,7 @@ import weft
 AUTHORING = (
     "FlowSpec",
     "Parameter",
+    "cache",
     "catch",
     "current",
     "environment",

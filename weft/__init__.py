@@ -18,7 +18,7 @@ from weft.lineage.version import VERSION as __version__
 from weft.runtime import flow as _flow
 from weft.runtime import randomness as _randomness  # noqa: F401  # it notes the state before any flow draws
 from weft.runtime.current import current
-from weft.runtime.decorators import catch, environment, resources, retry, step, timeout
+from weft.runtime.decorators import cache, catch, environment, resources, retry, step, timeout
 from weft.runtime.flow import FlowSpec
 from weft.runtime.parameters import JSONType, Parameter
 from weft.runtime.track import track
@@ -48,6 +48,7 @@ __all__ = [
     "Store",
     "Task",
     "__version__",
+    "cache",
     "catch",
     "current",
     "environment",

@@ -93,7 +93,10 @@ def test_what_decorators_ask_for_has_types_and_units() -> None:
         (lambda: retry(functools.partial(print)), "Put it on a method"),
         (lambda: step(Flow), "Put it on a method"),
         (lambda: parse_decorator_spec("rety"), "Did you mean retry?"),
-        (lambda: parse_decorator_spec("zzz"), "Known are: catch, environment, resources, retry, timeout."),
+        (
+            lambda: parse_decorator_spec("zzz"),
+            "Known are: cache, catch, environment, resources, retry, timeout.",
+        ),
         (lambda: parse_decorator_spec("retry:3"), "Write name:attribute=value"),
         (lambda: parse_decorator_spec("retry:tines=3"), "Did you mean times?"),
         (lambda: parse_decorator_spec("retry:times=9"), "at most 4"),

@@ -1,4 +1,4 @@
-"""Metamorphic: after a random edit a resume leaves what a fresh run of the same code leaves, task by task.
+"""Metamorphic: after a random edit a resume, and a run that reuses, leave what a fresh run leaves, task by task.
 
 A failing seed is the test's id and is replayed with WEFT_TEST_SEED=<seed>.
 """
@@ -164,9 +164,13 @@ def _check(project: Project, seed: int, edits: int) -> None:
         assert resumed.code == 0, f"{hint}\n{resumed.err}"
         run = project.newest()
         values = [f"--{name}={run.parameters[name]}" for name in ("p0", "p1")]
+        cached = project.call("run", "--reuse", "--isolation", "inline", *values)
+        assert cached.code == 0, f"{hint}\n{cached.err}"
+        found = _left_behind(project, project.newest().run_id)
         fresh = project.call("run", "--isolation", "inline", *values)
         assert fresh.code == 0, f"{hint}\n{fresh.err}"
         expected = _left_behind(project, project.newest().run_id)
+        assert found == expected, hint
         assert _left_behind(project, run.run_id) == expected, hint
         # The next edit is resumed from the resume: what it reused has to stand there as well.
         again = project.call("resume", "--changed", "--isolation", "inline", "--from", run.run_id)
