@@ -67,6 +67,13 @@ class Earlier(NamedTuple):
         return {bytes.fromhex(payload["pack"]) for payload in told if "pack" in payload}
 
     @property
+    def reads(self) -> Payload | None:
+        """What it told of its reads as it ended, so that they can be compared at once."""
+        final = self.source.final
+        told = None if final is None or final.ended is None else final.ended.payload
+        return None if told is None else told.get("reads")
+
+    @property
     def duration_s(self) -> float | None:
         """How long its last attempt took."""
         final = self.source.final

@@ -20,6 +20,7 @@ from weft.runtime.graph import Graph, Node
 from weft.runtime.history import Earlier, History, Missing, Origin, content_of
 from weft.runtime.keys import UNKNOWN, Dependency, FlowCode, Sight, StepCode, look_up
 from weft.runtime.machine import TaskPlace
+from weft.runtime.shapes import Shape, parse_shape, sight_digest
 
 __all__ = [
     "MAYBE",
@@ -102,6 +103,7 @@ class Planner:
         self._graph = graph
         self._outside = outside
         self._code_changes: dict[tuple[str, str], tuple[Change, ...]] = {}
+        self._shapes: dict[str, Shape] = {}
         self._rerun = _steps_to_rerun(graph, request.step)
 
     @property
@@ -189,7 +191,24 @@ class Planner:
         changes = self._code_changes[compared]
         return Decision(RUN, _named(changes), earlier, changes)
 
+    def _has_read_the_same(self, earlier: Earlier, sight: Sight) -> bool:
+        """Whether the digest says so that was recorded; where it does not, reads are compared one by one."""
+        told = earlier.reads
+        code = None if told is None else self.history.code_of(earlier)
+        if told is None or code is None:
+            return False
+        key = repr(told["shape"])
+        shape = self._shapes.get(key)
+        if shape is None:
+            shape = self._shapes[key] = parse_shape(told["shape"])
+        return sight_digest(code, shape, sight) == told["digest"] and all(
+            kind != "external" or self._outside.fingerprint(name, bytes.fromhex(value)).hex() == value
+            for kind, name, value in told.get("outside", ())
+        )
+
     def _compare_reads(self, earlier: Earlier, sight: Sight) -> Decision | None:
+        if self._has_read_the_same(earlier, sight):
+            return None
         changes: list[Change] = []
         unknown: list[str] = []
         for dependency, before in self.history.depends_on(earlier).items():
