@@ -11,6 +11,8 @@ import ast
 from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
+from weft.lineage.code_digests import digest_of
+
 __all__ = ["CodeChange", "Unit", "compare_code", "steps_reached", "units_of"]
 
 _Function = ast.FunctionDef | ast.AsyncFunctionDef
@@ -19,7 +21,7 @@ _Function = ast.FunctionDef | ast.AsyncFunctionDef
 class Unit(NamedTuple):
     """One piece of a file. `name` is qualified ("TreesFlow.fit"); that of a module's rest is empty.
 
-    `meaning` is what has to be equal for two texts to do the same; `mentions` are the names in it.
+    `meaning` is what has to be equal for two texts to do the same, a digest; `mentions` are the names in it.
     """
 
     path: str
@@ -140,7 +142,7 @@ class _Cutter:
             text = "\n".join(texts[name]).strip("\n")
             nodes = [node for node in nodes if not _is_text(node)]
             mentions = {word for node in nodes for word in _mentions(node)}
-            meaning = "\n".join(_meaning(node) for node in nodes)
+            meaning = digest_of(nodes) if nodes else ""
             if text.strip() or meaning:
                 found[self._path, name] = Unit(
                     self._path, name, text, meaning, frozenset(mentions | self._more.get(name, set()))
@@ -184,14 +186,6 @@ def _mentions(node: ast.AST) -> Iterable[str]:
             yield part.attr
         elif isinstance(part, ast.Constant) and isinstance(part.value, str) and part.value.isidentifier():
             yield part.value  # as in getattr(self, "fit")
-
-
-def _meaning(node: ast.AST) -> str:
-    """The tree as text; bodies without their docstrings."""
-    for part in ast.walk(node):
-        if isinstance(part, _Function | ast.ClassDef) and part.body and _is_text(part.body[0]):
-            part.body = part.body[1:]
-    return ast.dump(node)
 
 
 def _diff(old: str, new: str) -> str:

@@ -7,7 +7,8 @@ import sys
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
-from weft.runtime.syntax import BUILTINS, Imported, Mentions, bound_names, digest_of, imports_in, mentions_of
+from weft.lineage.code_digests import digest_of
+from weft.runtime.syntax import BUILTINS, Imported, Mentions, bound_names, imports_in, mentions_of
 
 __all__ = [
     "ModuleSource",

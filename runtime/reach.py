@@ -12,8 +12,9 @@ import ast
 from collections.abc import Callable, Iterable, Mapping
 from typing import NamedTuple
 
+from weft.lineage.code_digests import text_digest
 from weft.runtime.modules import ModuleSource, ModuleTable, Part, class_parts, is_standard
-from weft.runtime.syntax import BUILTINS, Imported, text_digest
+from weft.runtime.syntax import BUILTINS, Imported
 
 __all__ = ["EVERY_MODULE", "FOREACH_STACK", "INDEX", "REACHED", "FlowReach", "StepReach", "reach_flow"]
 

@@ -1,10 +1,9 @@
-"""What a piece of source mentions, and its digest without comments, formatting and docstrings. Pure."""
+"""What a piece of source mentions. Pure."""
 
 from __future__ import annotations
 
 import ast
 import builtins
-import hashlib
 from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
@@ -13,17 +12,12 @@ __all__ = [
     "Imported",
     "Mentions",
     "bound_names",
-    "digest_of",
     "imports_in",
     "mentions_of",
-    "text_digest",
 ]
 
 BUILTINS = frozenset(dir(builtins)) | {"__file__", "__path__", "__spec__", "__annotations__", "__class__"}
 
-_DIGEST_CHARS = 32
-_UNSEEN_FIELDS = frozenset({"ctx", "type_comment", "type_ignores", "kind"})
-_BLOCKS = frozenset({"body", "orelse", "finalbody"})
 _FUNCTIONS = (ast.FunctionDef, ast.AsyncFunctionDef)
 _COMPREHENSIONS = (ast.ListComp, ast.SetComp, ast.DictComp, ast.GeneratorExp)
 _BY_NAME = frozenset({"getattr", "hasattr", "setattr", "delattr"})
@@ -81,43 +75,6 @@ class Mentions:
         self.calls: list[tuple[str, ...] | None] = []
         self.gives_self_away = False
         self.boundless: str | None = None
-
-
-def digest_of(nodes: Iterable[ast.AST]) -> str:
-    """A digest of syntax trees, the same for sources that differ in comments, formatting and docstrings only."""
-    out: list[str] = []
-    for node in nodes:
-        _write(node, out)
-    return text_digest("\0".join(out))
-
-
-def text_digest(text: str) -> str:
-    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:_DIGEST_CHARS]
-
-
-def _write(node: ast.AST, out: list[str]) -> None:
-    out.append(node.__class__.__name__)
-    for field in node._fields:
-        if field in _UNSEEN_FIELDS:
-            continue
-        value = getattr(node, field, None)
-        if isinstance(value, list):
-            out.append("[")
-            for item in value:
-                if field in _BLOCKS and (
-                    isinstance(item, ast.Pass)
-                    or (isinstance(item, ast.Expr) and isinstance(item.value, ast.Constant))
-                ):
-                    continue  # Docstrings, and statements that do nothing.
-                if isinstance(item, ast.AST):
-                    _write(item, out)
-                else:
-                    out.append(repr(item))
-            out.append("]")
-        elif isinstance(value, ast.AST):
-            _write(value, out)
-        else:
-            out.append(repr(value))
 
 
 def bound_names(nodes: Iterable[ast.AST]) -> set[str]:

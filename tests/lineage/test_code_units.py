@@ -48,6 +48,8 @@ STEPS = ["start", "end"]
         ("class F(FlowSpec)", "class F(Base)", "F", False, STEPS),
         ("print(self.x)", "print( self.x )  # shown", "F.end", True, ["end"]),
         ('"""Scales."""', '"""Scales a number."""', "scale", True, ["start"]),
+        ("return x * LIMIT", "return (x * LIMIT)", "scale", True, ["start"]),
+        ("    return 0", "    pass\n    return 0", "unused", True, []),
         ('"""A flow."""', '"""The flow."""', "", True, STEPS),
     ],
 )
