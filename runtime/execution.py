@@ -21,6 +21,7 @@ from weft.runtime.code import CodeSnapshot, GitQuestion, save_code
 from weft.runtime.decorators import Catch, Retry, decorators_of
 from weft.runtime.flow import FlowSpec
 from weft.runtime.graph import Graph
+from weft.runtime.include import IncludeFile
 from weft.runtime.inline import InlineRunner
 from weft.runtime.launcher import ForkLauncher, Launcher, SpawnLauncher, make_room_for
 from weft.runtime.ledger import Ledger
@@ -31,7 +32,7 @@ from weft.runtime.parameters import parameters_of
 from weft.runtime.refs import content_from
 from weft.runtime.scheduler import Limits, Scheduler, Watcher, lease_of
 from weft.runtime.template import Template
-from weft.runtime.track import is_path, parameter_uses
+from weft.runtime.track import included_use, is_path, parameter_uses
 
 if TYPE_CHECKING:
     from weft.runtime.keys import FlowCode
@@ -289,16 +290,22 @@ def value_events(
 
 
 def _path_events(flow_class: type[FlowSpec], run: RunRef, told: list[Event]) -> list[Event]:
-    """What the parameters of type Path name, where it exists now; `told` are their values."""
+    """What the parameters of type Path name, where it exists now, and files that were included; `told` are the values."""
     import json
 
     values = {event.name or "": event.value for event in told}
+    parameters = parameters_of(flow_class)
+    included = [
+        included_use(run, name, *parameter.content.read)
+        for name, parameter in parameters.items()
+        if isinstance(parameter, IncludeFile) and parameter.content.read is not None
+    ]
     paths = {
         name: path
-        for name, parameter in parameters_of(flow_class).items()
+        for name, parameter in parameters.items()
         if is_path(parameter) and isinstance(path := json.loads(values.get(name) or "null"), str)
     }
-    return parameter_uses(run, paths)
+    return [*included, *parameter_uses(run, paths)]
 
 
 def _code_event(run: RunRef, snapshot: CodeSnapshot) -> Event:

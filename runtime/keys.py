@@ -221,7 +221,9 @@ def dependencies(
             for place in finder.places(event, name):
                 found[place] = event.digest
     for event in paths:
-        pointing = (event.payload or {}).get("parameter")
+        facts = event.payload or {}
+        # The content of an included file is the parameter itself.
+        pointing = None if facts.get("is_included") else facts.get("parameter")
         if pointing is not None and Dependency("parameter", (), pointing) in found:
             found[Dependency("external", (), event.name or "")] = external_value(event.digest, event.payload)
     if sight.inputs is not None:

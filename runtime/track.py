@@ -14,7 +14,16 @@ from weft.lineage.ids import TaskRef
 from weft.lineage.reads import ClientRead
 from weft.runtime.parameters import Parameter
 
-__all__ = ["ExternalUses", "Tracking", "foreign_use", "is_path", "note_unasked", "parameter_uses", "track"]
+__all__ = [
+    "ExternalUses",
+    "Tracking",
+    "foreign_use",
+    "included_use",
+    "is_path",
+    "note_unasked",
+    "parameter_uses",
+    "track",
+]
 
 PathOrURI = TypeVar("PathOrURI", bound="str | os.PathLike[str]")
 
@@ -136,6 +145,11 @@ def parameter_uses(run: RunRef, paths: Mapping[str, str]) -> list[Event]:
     return told
 
 
+def included_use(run: RunRef, name: str, path: str, content: Fingerprint) -> Event:
+    """The event for a file whose content is a parameter's value."""
+    return _event(run.task("_parameters", "0"), None, path, "read", content, name, is_included=True)
+
+
 def foreign_use(read: ClientRead) -> tuple[str, Fingerprint]:
     """What was loaded from another store, as something external."""
     digest = bytes.fromhex(read.digest.removeprefix("sha256:"))
@@ -149,8 +163,9 @@ def _event(
     direction: str,
     content: Fingerprint,
     parameter: str | None = None,
+    is_included: bool = False,
 ) -> Event:
-    facts = {"state": content.state, "parameter": parameter}
+    facts = {"state": content.state, "parameter": parameter, "is_included": is_included or None}
     known = {name: value for name, value in facts.items() if value is not None}
     return events.external_used(task, attempt, uri, direction, content.digest, content.size_bytes, known)
 

@@ -20,6 +20,7 @@ from weft.runtime import randomness as _randomness  # noqa: F401  # it notes the
 from weft.runtime.current import current
 from weft.runtime.decorators import cache, catch, environment, resources, retry, step, timeout
 from weft.runtime.flow import FlowSpec
+from weft.runtime.include import IncludeFile
 from weft.runtime.parameters import JSONType, Parameter
 from weft.runtime.track import track
 
@@ -40,6 +41,7 @@ __all__ = [
     "DataArtifact",
     "Flow",
     "FlowSpec",
+    "IncludeFile",
     "JSONType",
     "Metaflow",
     "Parameter",

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import hashlib
+import zlib
 from typing import TYPE_CHECKING, Any
 
 import pytest
+
+from weft.lineage.store import open_store
 
 if TYPE_CHECKING:
     from tests.conftest import Project, Run
@@ -263,3 +266,69 @@ def test_readers_of_libraries_are_recorded_where_that_is_asked_for(project: Proj
         ("start", "read", f"{project.folder}/in.csv", _sha(b"a,b\n1,2\n"), 8),
         ("end", "write", f"{project.folder}/out.csv", _sha(written), len(written)),
     ]
+
+
+_INCLUDING = """
+    import json
+    from weft import IncludeFile
+
+    class Including(FlowSpec):
+        rules = IncludeFile("rules", default="rules.json", parser=json.loads)
+        raw = IncludeFile("raw", is_text=False, parser="zlib.crc32")
+        note = IncludeFile("note", help="Not needed.")
+
+        @step
+        def start(self):
+            self.limit = self.rules["limit"]
+            self.next(self.end)
+
+        @step
+        def end(self):
+            print("limit", self.limit, self.raw, self.note)
+
+    if __name__ == "__main__":
+        Including()
+"""
+
+
+def test_included_file_is_a_parameter_and_what_it_held_is_recorded(project: Project) -> None:
+    project.write(_INCLUDING)
+    rules = project.folder / "rules.json"
+    rules.write_text('{"limit": 3}')
+    (project.folder / "raw.bin").write_bytes(b"\xff\x00")
+    run = project.run("--raw", "raw.bin")
+    crc = zlib.crc32(b"\xff\x00")
+    assert run.console("end") == [f"limit 3 {crc} None"]
+    assert _external(run) == [
+        ("_parameters", "read", str(rules), _sha(b'{"limit": 3}'), 12),
+        ("_parameters", "read", f"{project.folder}/raw.bin", _sha(b"\xff\x00"), 2),
+    ]
+    with open_store(str(project.folder / ".weft")) as store:
+        tree = store.lineage(str(rules), "down").tree()
+    assert "limit" in tree.partition("rules")[2]
+    assert "raw" not in tree
+    # What a resume is not given anew it takes as it was.
+    rules.write_text('{"limit": 4}')
+    assert list(project.resume("--changed").statuses.values()) == ["reused", "reused"]
+    again = project.resume("--changed", "--rules", "rules.json")
+    assert again.console("end") == [f"limit 4 {crc} None"]
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (
+            None,
+            "'rules.json' is not of type path (No such file or directory). Give --rules a value of type path.",
+        ),
+        (b"\xff", "'rules.json' is not of type path (it is no utf-8 text; is_text=False takes bytes)."),
+        (b"{", "'rules.json' is not of type path (its parser failed with JSONDecodeError:"),
+    ],
+)
+def test_file_that_cannot_be_included_says_why(project: Project, content: bytes | None, message: str) -> None:
+    project.write(_INCLUDING)
+    if content is not None:
+        (project.folder / "rules.json").write_bytes(content)
+    done = project.call("run")
+    assert done.code == 2
+    assert f"error: Parameter rules: {message}" in done.err
