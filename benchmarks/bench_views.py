@@ -80,7 +80,9 @@ def _questions(store: Store) -> Iterator[_Question]:
         zip(("f", "r"), store.sql("select flow, run_id from runs order by tasks desc").rows[0], strict=True)
     )
     of_run = "where flow = $f and run_id = $r"
-    saved = store.sql(f"select name, digest from artifacts {of_run} order by step, name limit 1", **one).rows
+    saved = store.sql(
+        f"select name, digest from artifacts {of_run} order by size_bytes desc, name limit 1", **one
+    ).rows
     name, digest = saved[0] if saved else ("x", f"sha256:{'0' * 64}")
     yield _newest("newest 20 runs", "20 ms")
     yield _Question(

@@ -73,6 +73,14 @@ def _kinds(fact: str) -> str:
 _RUN = "run_uid, flow, run_id"
 _TASK = f"{_RUN}, step, task_id"
 
+#: `KEY` as one number, the attempt before all and a code of four bits behind: a number takes a tenth of the time
+#: and memory of a row. Attempts past 4,095 and epochs past 63 count as these; of the writer 20 bits decide.
+PACKED = """(((((4095 - least(coalesce(attempt, 0), 4095))::hugeint << 6 | (63 - least(epoch, 63))) << 52 | time_us) << 20
+    | ('0x' || substr(hex(writer), 1, 5))::integer) << 32 | (seq & 4294967295)) << 4"""
+#: Of a packed number only time, writer and seq.
+_WITHOUT_EPOCH = (1 << 108) - 1
+
+
 #: Who took a run over says how far its lost scheduler was read: what that one commits later is not believed.
 _FENCES = f"""
 select run_uid, min(flow) as flow, min(run_id) as raw_run_id, arg_min(unhex(payload ->> '$.writer'), {KEY}) as writer,
@@ -81,18 +89,22 @@ from %(recorded)s where kind = 'run_lost' and run_uid is not null and payload ->
 """
 
 _RUNS = f"""
-with told as (
+with packed as (
+    select {_RUN}, kind, time_us, writer, digest, {PACKED} as packed,
+        case when kind in ('run_started', 'lease_renewed', {_kinds("run_end")}) then json_extract_string(payload, ['$.user',
+            '$.origin_run_id', '$.origin_run_uid', '$.root_cause', '$.error_type', '$.error_message', '$.expires_us'])
+        end as told
+    from %(run)s where run_uid is not null and flow is not null and run_id is not null
+), told as (
     select {_RUN}, min(time_us) as first_us, max(time_us) as last_us,
-        arg_min(writer, row(time_us, writer, seq)) as first_writer,
-        arg_min({{'time_us': time_us, 'writer': writer, 'digest': digest, 'user': payload ->> '$.user',
-            'run_id': payload ->> '$.origin_run_id', 'run_uid': payload ->> '$.origin_run_uid'}}, {KEY})
-            filter (where kind = 'run_started') as started,
-        arg_min({{'time_us': time_us, 'kind': kind, 'cause': payload ->> '$.root_cause',
-            'type': payload ->> '$.error_type', 'message': payload ->> '$.error_message'}}, {KEY})
+        arg_min(writer, packed & {_WITHOUT_EPOCH}) as first_writer,
+        arg_min({{'time_us': time_us, 'writer': writer, 'digest': digest, 'user': told[1], 'run_id': told[2],
+            'run_uid': told[3]}}, packed) filter (where kind = 'run_started') as started,
+        arg_min({{'time_us': time_us, 'kind': kind, 'cause': told[4], 'type': told[5], 'message': told[6]}}, packed)
             filter (where kind in ({_kinds("run_end")})) as ended,
-        arg_min(digest, {KEY}) filter (where kind = 'code_saved') as code_digest,
-        max(case when kind = 'lease_renewed' then (payload ->> '$.expires_us')::bigint end) as lease_us
-    from %(run)s where run_uid is not null and flow is not null and run_id is not null group by all
+        arg_min(digest, packed) filter (where kind = 'code_saved') as code_digest,
+        max(case when kind = 'lease_renewed' then told[7]::bigint end) as lease_us
+    from packed group by {_RUN}
 )
 select run_uid, flow, run_id as raw_run_id, first_us, last_us,
     case when ended is null then coalesce(started.writer, first_writer) end as writer,
@@ -105,11 +117,6 @@ from told
 """
 
 ATTEMPT_ENDS = tuple(name for name, kind in KINDS.items() if kind.fact == "attempt_end")
-
-#: `KEY` as one number, the attempt before all and a code of four bits behind: a number takes a tenth of the time
-#: and memory of a row. Attempts past 4,095 and epochs past 63 count as these; of the writer 20 bits decide.
-PACKED = """(((((4095 - least(coalesce(attempt, 0), 4095))::hugeint << 6 | (63 - least(epoch, 63))) << 52 | time_us) << 20
-    | ('0x' || substr(hex(writer), 1, 5))::integer) << 32 | (seq & 4294967295)) << 4"""
 
 
 def _code(kinds: Sequence[str]) -> str:

@@ -205,7 +205,7 @@ _SAVED_COLUMNS = """e.run_uid, e.flow, e.run_id as raw_run_id, e.step, e.task_id
         e.value, e.digest, e.size_bytes, e.type, e.serializer, e.time_us"""
 
 _V_ARTIFACTS = f"""
-with every as (
+with %(few)severy as (
     select %(run_id)s as run_id, e.*, e.flow || '/' || %(run_id)s || '/' || e.step || '/' || e.task_id as producer,
         null::varchar as origin_pathspec
     from (%(saved)s
@@ -286,19 +286,32 @@ VIEWS = {
 VIEW_NAMES = (*VIEWS, *SUMMARIES)
 
 
-def view_sql(name: str, has_twins: bool, has_numbers: bool = False, has_reuses: bool = True) -> str:
+def view_sql(
+    name: str,
+    has_twins: bool,
+    has_numbers: bool = False,
+    has_reuses: bool = True,
+    digest: bytes | None = None,
+) -> str:
     """The SELECT of one view; runs that share a pathspec are told apart, and reused tasks shown as what they
     stand for, where there are any.
 
-    With `has_numbers` the numbers of `artifacts` come from `state.numbers`, and from the events only the rest.
+    With `has_numbers` the numbers of `artifacts` come from `state.numbers`, and from the events only the rest. With
+    `digest` it has the artifacts of that digest alone.
     """
     recorded = "e.raw_run_id" if name in ("artifacts", "parameters", "tags") else "e.run_id"
     twin = f"coalesce(n.run_id, {recorded})"
     source = ("told.task_events", "run_id") if name == "attempts" else ("own", "raw_run_id")
-    if name == "artifacts":
+    saved = _saved(has_numbers, _SAVED_EVENTS) if name == "artifacts" else ""
+    few = ""
+    if digest is not None:
+        # Few rows, that are looked for once.
+        only = f" and digest = unhex('{digest.hex()}')"
+        few = f"saved as materialized ({_saved(False, _SAVED_EVENTS, only)}), "
+        saved, source = "select * from saved", ("saved", "raw_run_id")
+    elif name == "artifacts":
         # No task that is reused is the one of the parameters.
         source = (f"({_saved(has_numbers, _SAVED_EVENTS[:1])})", "raw_run_id")
-    reused = _REUSED.format(columns=_REUSED_COLUMNS.get(name), own=source[0], run_id=source[1])
     names = " left join fold.runs n on n.run_uid = {}.run_uid".format("t" if name == "attempts" else "e")
     # Without twins what a run is called does not depend on a join, so that a condition on it goes through.
     if name == "attempts":
@@ -311,18 +324,19 @@ def view_sql(name: str, has_twins: bool, has_numbers: bool = False, has_reuses: 
         "run_id": twin if has_twins else recorded,
         "names": names if has_twins else "",
         "reused": reused if has_reuses else "",
-        "saved": _saved(has_numbers, _SAVED_EVENTS) if name == "artifacts" else "",
+        "saved": saved,
+        "few": few,
     }
 
 
-def _saved(has_numbers: bool, events: Sequence[str]) -> str:
+def _saved(has_numbers: bool, events: Sequence[str], only: str = "") -> str:
     union = " union all ".join(events)
     if not has_numbers:
         columns = _SAVED_COLUMNS.format(number="e.value_number")
-        return _SAVED.format(columns=columns, events=union.format(only=""))
+        return _SAVED.format(columns=columns, events=union.format(only=only))
     # A constant NULL: a condition on the number then rules out the scan of the events as a whole.
     columns = _SAVED_COLUMNS.format(number="null::double")
-    rest = _SAVED.format(columns=columns, events=union.format(only=" and value_number is null"))
+    rest = _SAVED.format(columns=columns, events=union.format(only=f"{only} and value_number is null"))
     return f"\n    select * from state.numbers union all{rest}"
 
 

@@ -15,6 +15,7 @@ from weft.lineage.events import FAMILIES
 from weft.lineage.fold_sql import FOLDS, STATES
 from weft.lineage.folds import Folds, Sealed
 from weft.lineage.limits import Limits, TimeIsUp, run_interruptible
+from weft.lineage.narrowing import digest_demanded
 from weft.lineage.sight import FileGone
 from weft.lineage.summaries import SUMMARIES
 
@@ -73,7 +74,7 @@ class Views(Folds):
     def rows(self, query: str, params: Any = None) -> list[tuple[Any, ...]]:
         """Run a query of our own and fetch it. Raises: FileGone."""
         try:
-            self._fold_for(query)
+            self._fold_for(query, params)
             try:
                 rows: list[tuple[Any, ...]] = self.connection.execute(query, params).fetchall()
             except self._engine.CatalogException as error:
@@ -93,7 +94,7 @@ class Views(Folds):
         """
         statement = fence.check(self._engine, self.connection, query)
         try:
-            self._fold_for(statement.text)
+            self._fold_for(statement.text, params)
         except self._engine.Error as error:
             self._raise_if_lost(error)
             raise
@@ -181,7 +182,7 @@ class Views(Folds):
             [[str(row[0]) for row in rows], [str(row[1]) for row in rows]],
         )
 
-    def _fold_for(self, query: str, is_whole: bool = False) -> None:
+    def _fold_for(self, query: str, params: Any = None, is_whole: bool = False) -> None:
         """Make ready what a query may need: every view whose name it mentions, what that folds, the events below.
 
         Each costs some milliseconds to make, so a cold command makes no others. A query that looks at
@@ -204,6 +205,9 @@ class Views(Folds):
         has_numbers = self._folded is not None and _NUMBER_CONDITION in words and "artifacts" in words
         if has_numbers:
             has_numbers = re.search(r"value_number\"?\s*(?:[<>=]|between|in\b)", text) is not None
+        digest = None
+        if views == ["artifacts"] and "digest" in words and not self._is_small:
+            digest = self._digest_demanded(query, params)
         self.need_events(recorded | set(FAMILIES if "events" in views else ()))
         if families:
             self.need_told(families)
@@ -212,9 +216,14 @@ class Views(Folds):
             moment = self.need_folds(folds)
             has_reuses = bool(_REUSING & set(views)) and self.rows_in("fold.reuses") > 0
             for view in views:
-                self._show(view, view_sql.view_sql(view, moment.has_twins, has_numbers, has_reuses))
+                sql = view_sql.view_sql(view, moment.has_twins, has_numbers, has_reuses, digest)
+                self._show(view, sql)
             for name in summaries:
                 self._show(name, SUMMARIES[name].sql)
+
+    def _digest_demanded(self, query: str, params: Any) -> bytes | None:
+        (row,) = self.connection.execute("select json_serialize_sql(?)", [query]).fetchall()
+        return digest_demanded(row[0], params)
 
     def _show(self, view: str, sql: str) -> None:
         """Make a view, or make it anew where the last query needed another form of it."""

@@ -311,3 +311,18 @@ def test_store_shows_itself(story: Any) -> None:
     assert story.store().flow("Hello").latest_run.id == "1"
     assert story.store().verify().is_sound
     assert datetime.now() > story.store().run("Hello/1").created_at - timedelta(days=2)
+
+
+def test_who_has_a_digest_is_found_by_its_bytes(story: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("weft.lineage.folds.COPIED_BYTES_MAX", 0)
+    first = story.run("Hello", "1")
+    start = story.task(first, "start", "1", x="wanted", y="other")
+    story.end(first)
+    story.reuse(story.run("Hello", "2"), start)
+    store = story.store()
+    ((digest,),) = store.sql("select distinct digest from artifacts where name = 'x'").rows
+    plain = "select pathspec, origin_pathspec from artifacts where digest = $d order by 1"
+    expected = [("Hello/1/start/1/x", None), ("Hello/2/start/1/x", "Hello/1/start/1")]
+    assert store.sql(plain, d=digest).rows == expected
+    assert store.sql(plain.replace("digest = $d", "(digest = $d)"), d=digest).rows == expected
+    assert len(store.sql("from artifacts").rows) == 4
