@@ -9,7 +9,16 @@ from weft.lineage.events import Content, Event, Level, Payload
 from weft.lineage.ids import Pathspec
 from weft.lineage.projections import RunState, TaskState
 from weft.runtime.items import Item
-from weft.runtime.keys import Dependencies, FlowCode, Input, Sight, StepCode, dependencies, flow_code_of
+from weft.runtime.keys import (
+    Dependencies,
+    FlowCode,
+    Input,
+    Sight,
+    StepCode,
+    dependencies,
+    flow_code_of,
+    pickles_among,
+)
 from weft.runtime.machine import TaskPlace
 from weft.runtime.refs import Ref, Table, ref_of
 
@@ -37,8 +46,8 @@ class Origin(NamedTuple):
 class Earlier(NamedTuple):
     """A task of the origin, and the one that really ran where it was itself reused.
 
-    `saved` is what it saved or merged, `uses` what its last attempt read, `below` the tasks that came right
-    after it.
+    `saved` is what it saved or merged, `uses` what its last attempt read, `pickles` which of these are pickles (see
+    `pickles_among`), `below` the tasks that came right after it.
     """
 
     task: TaskState
@@ -47,6 +56,7 @@ class Earlier(NamedTuple):
     pathspec: Pathspec
     saved: dict[str, Ref]
     uses: Sequence[Event]
+    pickles: tuple[str, str | None]
     transition: Payload
     below: Sequence[TaskState]
 
@@ -134,13 +144,15 @@ class History:
             pathspec = Pathspec(run.flow, run.run_id, source.step, source.task_id)
             final = source.final_attempt
             told = self.origin.uses.get((run.run_uid, source.step, source.task_id), ())
+            uses = [event for event in told if event.attempt == final]
             found = self._earlier[key] = Earlier(
                 task,
                 source,
                 run,
                 pathspec,
                 self._saved(run, source),
-                [event for event in told if event.attempt == final],
+                uses,
+                pickles_among(uses),
                 task.transition or {},
                 self._below.get(key, ()),
             )
@@ -149,7 +161,7 @@ class History:
     def code_of(self, earlier: Earlier) -> StepCode | None:
         """The code that the task depended on; None where that was not recorded."""
         code = self.flow_code(earlier.source_run)
-        return None if code is None else code.of(earlier.source.step, earlier.uses)
+        return None if code is None else code.with_pickles(earlier.source.step, *earlier.pickles)
 
     def depends_on(self, earlier: Earlier) -> Dependencies:
         """What the task depended on. Raises: Missing."""

@@ -37,6 +37,9 @@ __all__ = [
 #: Changes when keys are made otherwise: then none of the old ones equals a new one.
 _FORMAT = "weft-key/1"
 
+#: As `json.dumps`, which would make an encoder for each call.
+_json_text = json.JSONEncoder(ensure_ascii=False).encode
+
 #: What the pickles that a task read have to do with the code: see `pickles_among`.
 NO_PICKLES, FOREIGN_PICKLES, OUR_PICKLES = "", "foreign", "ours"
 
@@ -64,12 +67,11 @@ class FlowCode(NamedTuple):
     every: StepCode
     modules: tuple[str, ...]
 
-    def of(self, step: str, reads: Iterable[Event]) -> StepCode | None:
-        """The code that a task of `step` depended on. Objects in a pickle bring the code of their classes along."""
-        return self.with_pickles(step, *pickles_among(reads))
-
     def with_pickles(self, step: str, pickles: str, reason: str | None = None) -> StepCode | None:
-        """The code of a task that read pickles of the kind `pickles` says; `reason` tells of one."""
+        """The code that a task of `step` depended on: objects in a pickle bring the code of their classes along.
+
+        `pickles` and `reason` are as `pickles_among` its reads says.
+        """
         code = self.steps.get(step)
         if code is None or pickles == NO_PICKLES or (pickles == OUR_PICKLES and code.rule == EVERY_MODULE):
             return code
@@ -352,4 +354,4 @@ class _Finder:
 
 def digest_of_json(value: Any) -> bytes:
     """The sha256 of a plain value as JSON."""
-    return hashlib.sha256(json.dumps(value, ensure_ascii=False).encode("utf-8", "surrogatepass")).digest()
+    return hashlib.sha256(_json_text(value).encode("utf-8", "surrogatepass")).digest()

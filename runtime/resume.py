@@ -180,7 +180,7 @@ class Planner:
         before = self.history.code_of(earlier)
         if before is None:
             return Decision(RUN, f"its code was not recorded in {self._run_name}", earlier)
-        after = self.code.of(earlier.source.step, earlier.uses)
+        after = self.code.with_pickles(earlier.source.step, *earlier.pickles)
         if after is None or after.digest == before.digest:
             return None
         flow_code = self.history.flow_code(earlier.source_run)
