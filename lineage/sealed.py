@@ -78,6 +78,14 @@ class SealedReader:
             for family, query in queries.items()
         }
 
+    def spans(self, queries: dict[str, str]) -> list[tuple[bytes, int, int]]:
+        """Each writer of events, with the first and the last seq of what is his."""
+        source = " union all ".join(queries.values())
+        query = f"select writer, min(seq), max(seq) from ({source}) group by writer"
+        return [
+            (bytes(writer), first, last) for writer, first, last in self.connection.execute(query).fetchall()
+        ]
+
     def values(self, queries: Sequence[str]) -> Iterator[SealedValue]:
         """The values that events tell of, each once in each family."""
         for query in queries:

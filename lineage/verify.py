@@ -42,6 +42,7 @@ _TWICE_ADVICE = "Keep the copy you trust and move the other out of the store."
 _OBJECT_ADVICE = "Put the file back from a copy of the store, or run the task again."
 _FRAME_ADVICE = "Put the file back from a copy of the store; the frames that are whole stay readable."
 _INCOMING_ADVICE = "Repeat the push or pull that was broken off."
+_COPIED_ADVICE = "If this store is a copy of a folder, copy once more over it; else nothing is to be done."
 _UNREADABLE_ADVICE = "Make the file readable, then verify again."
 _VALUE_ADVICE = (
     "Its bytes are what was recorded: load it with the versions that wrote it, or run the task again."
@@ -105,6 +106,11 @@ class _Journal(NamedTuple):
     @property
     def last_seq(self) -> int:
         return self.seqs[-1] if self.seqs else self.name.first_seq - 1
+
+    def spans(self) -> list[tuple[bytes, int, int]]:
+        if isinstance(self.seqs, range) and self.seqs:
+            return [(self.name.writer, self.seqs[0], self.seqs[-1])]
+        return [(self.name.writer, seq, seq) for seq in self.seqs]
 
 
 def verify(
@@ -272,6 +278,8 @@ class _Verification:
             return
         names = {journal.name for journal in journals}
         whole = [segment.ranges for segment in segments if not segment.missing]
+        cut = [segment for segment in partial if not segment.has_ranges]
+        copied = self._held_elsewhere(cut, journals, whole) if cut else set()
         incoming = {incoming_id(path) for path in self._storage.list(SEGMENTS)}
         for segment in partial:
             families = [family for family in segment.missing if family not in self._damaged]
@@ -280,10 +288,37 @@ class _Verification:
                 reason = f"the files of its segment for {', '.join(families)} were not brought here yet"
                 affected = "no event that was here"
                 self._problems.append(Problem(path, None, None, reason, affected, _INCOMING_ADVICE, True))
+            elif families and segment.segment_id in copied:
+                reason = f"the files of its segment for {', '.join(families)} are not here"
+                affected = "nothing that is known: each event in its other files is elsewhere too"
+                self._problems.append(Problem(path, None, None, reason, affected, _COPIED_ADVICE, True))
             elif families and (not segment.has_ranges or _has_lost(segment, names, whole)):
                 reason = f"the files of its segment for {', '.join(families)} are gone"
                 affected = f"the {', '.join(families)} events of the segment"
                 self._add(path, None, None, reason, affected, _FILE_ADVICE)
+
+    def _held_elsewhere(
+        self, segments: list[Segment], journals: list[_Journal], whole: list[Ranges]
+    ) -> set[str]:
+        """Of segments without the file that says their ranges, those of which all that is left lies elsewhere too.
+
+        That file is published first and removed last: it lacks where a folder was copied while a segment was
+        published, or where it was lost.
+        """
+        found = set()
+        with SealedReader.opened(self._storage) as reader:
+            for segment in segments:
+                try:
+                    spans = reader.spans(reader.queries(segment))
+                except (NotFound, reader.error):
+                    continue
+                writers = {writer for writer, _, _ in spans}
+                hot = [span for j in journals if j.name.writer in writers for span in j.spans()]
+                sealed = [r[:3] for ranges in whole for r in ranges.of_writers(writers)]
+                held = Spans.of([*hot, *sealed])
+                if all(held.holds(*span) for span in spans):
+                    found.add(segment.segment_id)
+        return found
 
     def _check_ranges(self, segments: list[Segment], journals: list[_Journal]) -> None:
         """Each writer's events are all there from the first on, and nowhere twice with different content."""

@@ -284,6 +284,23 @@ def test_missing_segment_file_is_damage() -> None:
         storage.put(path, data)
 
 
+def test_segment_copied_while_it_was_published_is_no_damage_while_its_journal_is_there() -> None:
+    storage = MemoryStorage()
+    write_run(storage).close()
+    EventLog(storage).seal(force=True)
+    # A copy goes through the folders in any order: it was at that of the last file when all were published.
+    for path in storage.list("log")[:-1]:
+        storage.delete(path)
+    report = verify(storage)
+    assert report.is_sound
+    assert "are not here" in reasons(report)
+    for path in storage.list("journal"):
+        storage.delete(path)
+    report = verify(storage)
+    assert not report.is_sound
+    assert "are gone" in reasons(report)
+
+
 def test_missing_journal_shows_as_a_gap() -> None:
     storage = MemoryStorage()
     journal = Journal.create(storage, size_max_bytes=100)
