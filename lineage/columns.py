@@ -6,6 +6,7 @@ run in one journal that are sorted, and never rows. pyarrow is imported where it
 
 from __future__ import annotations
 
+from array import array
 from collections.abc import Callable, Iterable, Sequence
 from itertools import chain, zip_longest
 from typing import Any, NamedTuple
@@ -159,13 +160,23 @@ def _joined(stretches: list[_Stretch]) -> Any:
     import pyarrow as pa
 
     stretches.sort(key=lambda stretch: stretch.place)
-    slices: list[list[Any]] = []
-    for _, table, offset, length in stretches:
-        if slices and slices[-1][0] is table and slices[-1][1] + slices[-1][2] == offset:
-            slices[-1][2] += length
-        else:
-            slices.append([table, offset, length])
-    parts = [table.slice(offset, length) for table, offset, length in slices]
-    joined = parts[0] if len(parts) == 1 else pa.concat_tables(parts, promote_options="default")
+    # Each table stands as a whole behind the others, and then its rows are taken in their order: slices of
+    # one run each would be too many.
+    tables: dict[int, Any] = {}
+    starts: dict[int, int] = {}
+    count = 0
+    for _, table, _, _ in stretches:
+        if id(table) not in tables:
+            tables[id(table)] = table
+            starts[id(table)] = count
+            count += table.num_rows
+    joined = pa.concat_tables(tables.values(), promote_options="default").combine_chunks()
     names = [column.name for column in COLUMNS if column.name in joined.column_names]
-    return joined.select(names).combine_chunks()
+    places = array("q")
+    for _, table, offset, length in stretches:
+        first = starts[id(table)] + offset
+        places.extend(range(first, first + length))
+    if any(place != index for index, place in enumerate(places)):
+        indices = pa.Array.from_buffers(pa.int64(), len(places), [None, pa.py_buffer(places)])
+        joined = joined.take(indices)
+    return joined.select(names)

@@ -16,7 +16,7 @@ from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 from weft.lineage import clock
-from weft.lineage.codec import read_rows
+from weft.lineage.codec import Frame, read_rows, scan
 from weft.lineage.collector import CollectorPause
 from weft.lineage.columns import Columns
 from weft.lineage.coverage import Coverage, Overlaps, uncovered_journals
@@ -44,6 +44,9 @@ _WORTHWHILE_JOURNALS = 32
 
 #: Journals of one segment, in bytes: about 400,000 events, which is also what is held in memory.
 _BATCH_BYTES = 64 * 1024 * 1024
+
+#: What is read of a journal to see whether anything is in it.
+_HEAD_BYTES = 4096
 
 _LOCK_PATH = f"{CACHE}/seal.lock"
 
@@ -244,7 +247,7 @@ def _remove_sealed(
         is_over = path not in uncovered
         if storage.can_append:
             is_over = is_over and (is_closed(storage, path) or is_writer_dead(storage, path))
-        if is_over or (storage.can_append and _is_remnant(storage, path, newest_us)):
+        if is_over or (storage.can_append and _is_remnant(storage, path, name, newest_us)):
             removable.append((path, name.writer))
         else:
             in_use.add(name.writer)
@@ -270,9 +273,13 @@ def _may_replace_journals(storage: Storage, segment: Segment, newest_us: int, re
     return True
 
 
-def _is_remnant(storage: Storage, path: str, newest_us: int) -> bool:
+def _is_remnant(storage: Storage, path: str, name: JournalName, newest_us: int) -> bool:
     """Whether a writer died before it committed anything to this file."""
     if storage.modified_us(path) > newest_us or not is_writer_dead(storage, path):
+        return False
+    # Journals that were sealed just now are many, and their first frame tells enough.
+    head = storage.read_range(path, 0, _HEAD_BYTES)
+    if isinstance(next(scan(name.writer, head), None), Frame):
         return False
     content = read_journal(storage, path)
     return not content.events and content.state != "damaged"
