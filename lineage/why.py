@@ -258,8 +258,26 @@ def _facts(store: Answers, pathspec: str, coded: str) -> _Facts:
         [flow, run_id, step, task_id],
     ):
         found["external", uri] = digest
+    found |= _pointed(store, flow, run_id, found)
     rule, reason = _add_code(store, (flow, run_id, step, task_id), coded.split("/")[1], found)
     return _Facts(found, shown, rule, reason)
+
+
+def _pointed(
+    store: Answers, flow: str, run_id: str, found: Mapping[tuple[str, str], str | None]
+) -> dict[tuple[str, str], str | None]:
+    """The files that parameters of type Path led to, of those parameters that were read."""
+    rows = store.rows(
+        "select e.name, 'sha256:' || lower(hex(e.digest)), e.payload from raw.use_events e join fold.runs r using (run_uid) "
+        "where r.flow = ? and r.run_id = ? and e.step = '_parameters' and e.kind = 'external_used'",
+        [flow, run_id],
+    )
+    told = [(uri, digest, json.loads(payload or "{}")) for uri, digest, payload in rows]
+    return {
+        ("external", uri): digest or facts.get("state")
+        for uri, digest, facts in told
+        if ("parameter", facts.get("parameter")) in found and not facts.get("is_included")
+    }
 
 
 def _key_of_read(

@@ -230,7 +230,7 @@ class Ledger:
         sight = self._sight(self._rows[end.task_id or ""])
         depends_on = dependencies(reads, sight, code, self._path_uses)
         payload = {**(end.payload or {}), "task_key": task_key(code, depends_on)}
-        told = reads_of(code, pickles, depends_on, f"{self.run.flow}/{self.run.run_id}")
+        told = reads_of(code, pickles, depends_on)
         if told is not None and end.kind == "attempt_succeeded":
             payload["reads"] = told
         return [*batch[:-1], end._replace(payload=payload)]

@@ -36,16 +36,16 @@ class Shape(NamedTuple):
     places: tuple[Dependency, ...]
 
 
-def reads_of(code: StepCode, pickles: str, depends_on: Dependencies, run: str) -> Payload | None:
-    """What the event that ends an attempt of `run` (Flow/run) says of its reads: `shape`, `digest`, `outside`.
+def reads_of(code: StepCode, pickles: str, depends_on: Dependencies) -> Payload | None:
+    """What the event that ends an attempt says of its reads: `shape`, `digest`, `outside`.
 
-    None where no later task can be said to read the same: content that has no digest, or values of this very run
-    that were asked for through the client.
+    None where no later task can be said to read the same: content that has no digest, or values that were asked for
+    through the client, which may find others by then.
     """
     outside = []
     for (kind, _, name), value in depends_on.items():
         if kind in _OUTER_KINDS:
-            if not value or (kind == "elsewhere" and name.startswith(f"{run}/")):
+            if not value or kind == "elsewhere":
                 return None
             outside.append([kind, name, value.hex()])
     inner = sorted(d for d in depends_on if d.kind not in _OUTER_KINDS)

@@ -346,3 +346,41 @@ def test_resume_that_makes_no_sense_says_why(
     assert done.err.count("\n") == 1
     assert all(word in done.err for word in words), done.err
     assert len(bench.project.runs()) == 1
+
+
+ASKING = """
+    from weft import Flow
+    class Source(FlowSpec):
+        x = Parameter("x", default=1)
+        @step
+        def start(self):
+            self.model = self.x
+            self.next(self.end)
+        @step
+        def end(self):
+            pass
+    class Asking(FlowSpec):
+        @step
+        def start(self):
+            self.model = Flow("Source").latest_successful_run.data.model
+            self.next(self.end)
+        @step
+        def end(self):
+            print("model", self.model)
+    if __name__ == "__main__":
+        import os
+        Source() if "SOURCE" in os.environ else Asking()
+    """
+
+
+def test_task_that_asked_the_client_asks_again(project: Project) -> None:
+    project.write(ASKING)
+    project.run(SOURCE="1")
+    assert project.run("--reuse").console("end") == ["model 1"]
+    # Nothing has changed, but nobody can know that before it asks: what it gets then stops the wave.
+    assert project.resume("--changed").statuses == {"start": "succeeded", "end": "reused"}
+    project.run("--x", "2", SOURCE="1")
+    assert "it asked the client, which found Source/" in project.call("resume", "--changed", "--plan").out
+    assert project.resume("--changed").console("end") == ["model 2"]
+    project.run("--x", "3", SOURCE="1")
+    assert project.run("--reuse").console("end") == ["model 3"]

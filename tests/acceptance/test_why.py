@@ -160,3 +160,32 @@ def _weft() -> list[str]:
     import sys
 
     return [sys.executable, "-m", "weft"]
+
+
+def test_why_names_the_file_behind_a_parameter(project: Project) -> None:
+    project.write(
+        """
+        import pathlib
+        class Filed(FlowSpec):
+            table = Parameter("table", type=pathlib.Path, default="in.csv")
+            @step
+            def start(self):
+                self.text = self.table.read_text()
+                self.next(self.end)
+            @step
+            def end(self):
+                pass
+        if __name__ == "__main__":
+            Filed()
+        """
+    )
+    path = project.folder / "in.csv"
+    path.write_text("a")
+    project.run()
+    path.write_text("b")
+    run = project.resume("--changed")
+    with open_store(str(project.store)) as store:
+        why = store.why(f"Filed/{run.run_id}/start")
+    assert why.reason == f"It ran because the content of {path} changed."
+    (part,) = (part for part in why.parts if part.state != "equal")
+    assert (part.kind, part.name) == ("external", str(path))
