@@ -20,10 +20,12 @@ from typing import Any, NamedTuple
 from weft.lineage.errors import WeftError
 from weft.lineage.events import COLUMNS
 from weft.lineage.fold_sql import STATES, state_sql
-from weft.lineage.folds import FOLDED, Folded, FoldedPart
+from weft.lineage.folds import FOLDED
 from weft.lineage.manifest import Piece, Segment
 from weft.lineage.paths import CACHE
+from weft.lineage.sources import Folded, FoldedPart
 from weft.lineage.storage import Storage
+from weft.lineage.upcast import UPCASTERS
 
 __all__ = [
     "CHECKPOINTS",
@@ -43,7 +45,7 @@ __all__ = [
 CHECKPOINTS = f"{CACHE}/checkpoint"
 DESCRIPTION_PATH = f"{CHECKPOINTS}/checkpoint.json"
 
-_FORMAT = 1
+_FORMAT = 2
 _WRITER_BYTES = 8
 
 
@@ -68,10 +70,11 @@ class Part(NamedTuple):
 
 
 class Covered(NamedTuple):
-    """A segment that is covered: its files, by family, and how many events it has."""
+    """A segment that is covered: its files, by family, how many events it has, and the lowest version of each kind."""
 
     files: dict[str, str]
     rows: int
+    versions: dict[str, int]
 
 
 class Checkpoint(NamedTuple):
@@ -155,7 +158,8 @@ def writers_bytes(segments: Iterable[Segment]) -> bytes:
 
 
 def covered_of(segment: Segment) -> Covered:
-    return Covered({family: file.path for family, file in segment.files.items()}, sum(segment.rows.values()))
+    files = {family: file.path for family, file in segment.files.items()}
+    return Covered(files, sum(segment.rows.values()), segment.versions)
 
 
 def read_checkpoint(storage: Storage) -> Checkpoint | None:
@@ -213,6 +217,7 @@ def _parse(body: Mapping[str, Any]) -> Checkpoint | None:
 
 
 def _folds_digest() -> str:
-    """Of the SQL that states are made by: what another version folded otherwise is not used."""
+    """Of the SQL that states are made by, and of what is upcast: what another version folded otherwise is not used."""
     told = [state_sql(name) for name in STATES] + [column.name for column in COLUMNS]
+    told += [f"{kind} {version}" for kind, version in sorted(UPCASTERS)]
     return hashlib.sha256("\n".join(told).encode()).hexdigest()[:32]

@@ -29,12 +29,14 @@ from weft.lineage.checkpoint import (
 )
 from weft.lineage.coverage import Coverage, uncovered_journals
 from weft.lineage.errors import NotFound, StoreConflict
-from weft.lineage.folds import FOLDED, Folds, Sealed, SealedFile, is_small
+from weft.lineage.folds import FOLDED, Folds, is_small
 from weft.lineage.log import EventLog
 from weft.lineage.manifest import Piece, Segment, SegmentFile, list_segment_files, pieces_of, segments_of
 from weft.lineage.objects import sha256_of
 from weft.lineage.paths import JOURNALS, journal_name
 from weft.lineage.proofs import sha256_of_file
+from weft.lineage.sight import sealed_file
+from weft.lineage.sources import Sealed
 from weft.lineage.storage import Storage
 from weft.lineage.views import load_engine
 
@@ -164,7 +166,7 @@ def _fold(
         for file, path in zip(listed, storage.localize([file.path for file in listed]), strict=True):
             by_path[path] = file
             is_covered = piece.segment.segment_id in covered
-            files.append(SealedFile(file.footer.family, path, piece.only, is_covered))
+            files.append(sealed_file(piece, file.footer.family, path, is_covered))
 
     def prove(paths: Sequence[str]) -> None:
         log.prove([by_path[path] for path in paths if path in by_path])

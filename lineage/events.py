@@ -327,6 +327,7 @@ def run_lost(run: RunRef, writer: bytes, last_seq: int) -> Event:
 def _of_task(kind: str, task: TaskRef, **columns: Any) -> Event:
     return Event(
         kind=kind,
+        version=KINDS[kind].version,
         run_uid=task.run_uid,
         flow=task.flow,
         run_id=task.run_id,
@@ -402,6 +403,7 @@ def reused_in_place_of(created: Event, origin: Pathspec, payload: Payload) -> Ev
     """The `task_reused` event that takes the place of a `task_created` one."""
     return created._replace(
         kind="task_reused",
+        version=KINDS["task_reused"].version,
         producer_flow=origin.flow,
         producer_run_id=origin.run_id,
         producer_step=origin.step,

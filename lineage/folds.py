@@ -8,17 +8,16 @@ have events that it does not cover (or, as of a moment, later ones that it does)
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import suppress
-from typing import Any, NamedTuple
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
 
-from weft.lineage import fold_sql, view_sql
+from weft.lineage import fold_sql
 from weft.lineage.codec import row_of
 from weft.lineage.events import COLUMNS, FAMILIES, Event, family_of
 from weft.lineage.fold_sql import Moment
-from weft.lineage.ranges import Spans
+from weft.lineage.sources import Folded, Sealed, upcast_rows
 
-__all__ = ["FOLDED", "Folded", "FoldedPart", "Folds", "Sealed", "SealedFile", "is_small"]
+__all__ = ["FOLDED", "Folds", "is_small"]
 
 #: Segments up to this size together are copied into memory, so that folds of them can be kept.
 COPIED_BYTES_MAX = 8 * 1024 * 1024
@@ -48,65 +47,6 @@ _DIRTY = {
     **{family: f"dirty.{family}_told" for family in _FOLDED_FAMILIES},
     **{name: f"dirty.{name}" for name in ("runs", "tasks", "retried")},
 }
-
-
-class SealedFile(NamedTuple):
-    """One segment file to read, or of it the spans in `only`. `is_covered`: by the checkpoint."""
-
-    family: str
-    path: str
-    only: Spans | None = None
-    is_covered: bool = False
-
-
-class FoldedPart(NamedTuple):
-    """One part of a checkpoint: a file for each state. Runs in `stale` are in a later part."""
-
-    files: Mapping[str, str]
-    stale: tuple[bytes, ...]
-
-
-class Folded(NamedTuple):
-    """A checkpoint as it is read. `orphans` (run_uid, flow, run_id) have events, but none that makes them a run."""
-
-    parts: tuple[FoldedPart, ...]
-    orphans: tuple[tuple[bytes, str, str], ...]
-    has_twins: bool
-
-
-class Sealed(NamedTuple):
-    """The segment files to read, and what is folded of them already."""
-
-    files: tuple[SealedFile, ...] = ()
-    folded: Folded | None = None
-
-    @property
-    def paths(self) -> list[str]:
-        parts = self.folded.parts if self.folded is not None else ()
-        return [
-            *(file.path for file in self.files),
-            *(path for part in parts for path in part.files.values()),
-        ]
-
-    def sizes_bytes(self) -> Iterator[int]:
-        """Of the segment files; one that was removed since counts for nothing."""
-        for file in self.files:
-            with suppress(FileNotFoundError):
-                yield os.path.getsize(file.path)
-
-    def selects(self) -> dict[str, str]:
-        """A SELECT of all sealed events for each family that has any."""
-        return {family: select for family in FAMILIES if (select := self.select(family)) is not None}
-
-    def select(self, family: str, is_covered: bool | None = None) -> str | None:
-        """A SELECT of the events of a family, or of those that are covered or not; None without any file."""
-        files = [f for f in self.files if f.family == family and is_covered in (None, f.is_covered)]
-        whole = [file.path for file in files if file.only is None]
-        parts = [view_sql.read_events(whole)] if whole else []
-        parts += [
-            view_sql.read_events([f.path]) + view_sql.within(f.only) for f in files if f.only is not None
-        ]
-        return " union all ".join(parts) or None
 
 
 class Folds:
@@ -286,22 +226,46 @@ class Folds:
 
     def _read_sealed(self, family: str) -> None:
         until = "" if self._as_of_us is None else f" where time_us <= {self._as_of_us}"
-        source = self._sealed.select(family)
         if self._is_small:
+            self._prove_files(file.path for file in self._sealed.files if file.family == family)
+            source = self._source(family)
             if source is not None:
-                self._prove_files(file.path for file in self._sealed.files if file.family == family)
                 self.connection.execute(f"insert into raw.{family}_events select * from ({source}){until}")
             return
         hot = f"select * from raw.{family}_hot"
-        more = "" if source is None else f" union all select * from ({source}){until}"
-        statements = [f"create view raw.{family}_events as {hot}{more}"]
-        if self._folded is not None and family in _FOLDED_FAMILIES:
-            new, old = (self._sealed.select(family, is_covered) for is_covered in (False, True))
-            more = "" if new is None else f" union all select * from ({new}){until}"
-            statements.append(f"create view raw.{family}_new as {hot}{more}")
-            if old is not None:
-                statements.append(f"create view raw.{family}_old as select * from ({old}){until}")
+        if self._folded is None or family not in _FOLDED_FAMILIES:
+            source = self._source(family)
+            more = "" if source is None else f" union all select * from ({source}){until}"
+            self.connection.execute(f"create view raw.{family}_events as {hot}{more}")
+            return
+        new, old = (self._source(family, is_covered) for is_covered in (False, True))
+        more = "" if new is None else f" union all select * from ({new}){until}"
+        statements = [f"create view raw.{family}_new as {hot}{more}"]
+        if old is not None:
+            statements.append(f"create view raw.{family}_old as select * from ({old}){until}")
+            more += f" union all select * from raw.{family}_old"
+        statements.append(f"create view raw.{family}_events as {hot}{more}")
         self.connection.execute(";".join(statements))
+
+    def _source(self, family: str, is_covered: bool | None = None) -> str | None:
+        """A SELECT of the sealed events of a family, each as the current version of its kind tells it."""
+        source = self._sealed.select(family, is_covered)
+        outdated = self._sealed.outdated(family, is_covered)
+        if source is None or outdated is None:
+            return source
+        self._prove_files(outdated.paths)
+        table = f"raw.{family}_upcast_{ {None: 'all', True: 'old', False: 'new'}[is_covered] }"
+        is_made = False
+        # Read before the table of them is made: most often there are none.
+        for rows in upcast_rows(self.connection, outdated):
+            if not is_made:
+                columns = ", ".join(f"{name} {sql_type}" for name, sql_type in _COLUMN_TYPES.items())
+                self.connection.execute(f"create table {table} ({columns})")
+                is_made = True
+            self._insert(table, _COLUMN_TYPES, rows)
+        if not is_made:
+            return source
+        return f"select * from ({source}) where not ({outdated.condition}) union all select * from {table}"
 
     def _sweep(self) -> None:
         """Find the dirty runs, when events came since that was done last."""

@@ -11,15 +11,16 @@ from typing import NamedTuple
 
 from weft.lineage.checkpoint import Checkpoint, CheckpointBroken, digest_of, read_checkpoint
 from weft.lineage.errors import NotFound, WeftError
-from weft.lineage.events import Event
-from weft.lineage.folds import Sealed, SealedFile
+from weft.lineage.events import Event, family_of
 from weft.lineage.log import EventLog
-from weft.lineage.manifest import read_segment_file
+from weft.lineage.manifest import Piece, read_segment_file
 from weft.lineage.paths import JOURNALS, SEGMENTS, journal_name, segment_name
 from weft.lineage.proofs import sha256_of_file
+from weft.lineage.sources import Sealed, SealedFile
 from weft.lineage.storage import Storage
+from weft.lineage.upcast import outdated_kinds
 
-__all__ = ["FileGone", "Prover", "Sight", "look"]
+__all__ = ["FileGone", "Prover", "Sight", "look", "sealed_file"]
 
 
 class FileGone(Exception):
@@ -98,13 +99,16 @@ def _with_checkpoint(storage: Storage, log: EventLog, checkpoint: Checkpoint) ->
         # Segments may hold a part of these journals: only their ranges tell.
         return _at_large(storage, log, checkpoint)
     files = [
-        (family, path) for covered in checkpoint.segments.values() for family, path in covered.files.items()
+        (family, path, outdated_kinds(covered.versions))
+        for covered in checkpoint.segments.values()
+        for family, path in covered.files.items()
     ]
-    local = storage.localize([path for _, path in files])
+    local = storage.localize([path for _, path, _ in files])
     sealed = tuple(
-        SealedFile(family, place, None, True) for (family, _), place in zip(files, local, strict=True)
+        SealedFile(family, place, None, True, _of_family(outdated, family))
+        for (family, _, outdated), place in zip(files, local, strict=True)
     )
-    places = dict(zip(local, (path for _, path in files), strict=True))
+    places = dict(zip(local, (path for _, path, _ in files), strict=True))
     return Sight(Sealed(sealed, checkpoint.folded(storage)), places, log.unsealed(journals), checkpoint)
 
 
@@ -117,8 +121,18 @@ def _at_large(storage: Storage, log: EventLog, checkpoint: Checkpoint | None) ->
         paths = [file.path for file in piece.segment.files.values()]
         for family, path, local in zip(piece.segment.files, paths, storage.localize(paths), strict=True):
             is_covered = covered is not None and piece.segment.segment_id in covered
-            sealed.append(SealedFile(family, local, piece.only, is_covered))
+            sealed.append(sealed_file(piece, family, local, is_covered))
             places[local] = path
     folded = None if checkpoint is None or covered is None else checkpoint.folded(storage)
     used = None if folded is None else checkpoint
     return Sight(Sealed(tuple(sealed), folded), places, snapshot.tail, used)
+
+
+def sealed_file(piece: Piece, family: str, local: str, is_covered: bool) -> SealedFile:
+    """How a file of a piece is read, that lies at the path `local`."""
+    outdated = _of_family(outdated_kinds(piece.segment.versions), family)
+    return SealedFile(family, local, piece.only, is_covered, outdated)
+
+
+def _of_family(kinds: Sequence[str], family: str) -> tuple[str, ...]:
+    return tuple(kind for kind in kinds if family_of(kind) == family)

@@ -12,7 +12,7 @@ from weft.lineage.checkpoint import Checkpoint, CheckpointBroken
 from weft.lineage.description import find_store, read_description
 from weft.lineage.errors import NotFound, StoreUnavailable, UsageError
 from weft.lineage.events import Event
-from weft.lineage.folds import Sealed, is_small
+from weft.lineage.folds import is_small
 from weft.lineage.limits import Limits
 from weft.lineage.log import EventLog
 from weft.lineage.moment import event_id_of, moment_us, text_of_moment
@@ -21,6 +21,7 @@ from weft.lineage.paths import JOURNALS, SEGMENTS
 from weft.lineage.recorded import set_opener
 from weft.lineage.result import Result
 from weft.lineage.sight import FileGone, Prover, Sight, look
+from weft.lineage.sources import Sealed
 from weft.lineage.storage import Storage
 from weft.lineage.stores import open_storage
 from weft.lineage.views import Views, load_engine

@@ -7,11 +7,11 @@ next version of it. Kinds that are not known here, and versions that are higher,
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 
-from weft.lineage.events import Event
+from weft.lineage.events import KINDS, Event
 
-__all__ = ["UPCASTERS", "upcast", "upcast_all"]
+__all__ = ["UPCASTERS", "outdated_kinds", "upcast", "upcast_all"]
 
 
 def _run_lost_1(event: Event) -> Event:
@@ -41,3 +41,9 @@ def upcast_all(events: Iterable[Event]) -> Iterator[Event]:
     """Each event as the current version tells it."""
     for event in events:
         yield upcast(event) if event.kind in _CHANGED else event
+
+
+def outdated_kinds(versions: Mapping[str, int]) -> tuple[str, ...]:
+    """The kinds of which there may be events to bring up to date, by the lowest version there is of each."""
+    changed = {kind for kind, _ in UPCASTERS}
+    return tuple(sorted(k for k in changed if k in versions and versions[k] < KINDS[k].version))

@@ -364,7 +364,8 @@ def ddl(sealed: Mapping[str, str], as_of_us: int | None = None) -> str:
     empty = f"select {columns} where false"
     lines = [
         "-- The views of weft over the sealed segments of one store, for any DuckDB.",
-        "-- Not here: journals that are not sealed yet, checks of the files, and artifact().",
+        "-- Not here: journals that are not sealed yet, checks of the files, artifact(), and the current shape of events",
+        "-- that an older version wrote.",
         "create schema if not exists raw; create schema if not exists told;",
         "create schema if not exists state; create schema if not exists fold;",
         "create or replace table raw.writers (writer BLOB, is_dead BOOLEAN);",

@@ -13,10 +13,11 @@ from weft.lineage import fence, view_sql
 from weft.lineage.errors import QueryError
 from weft.lineage.events import FAMILIES
 from weft.lineage.fold_sql import FOLDS, STATES
-from weft.lineage.folds import Folds, Sealed
+from weft.lineage.folds import Folds
 from weft.lineage.limits import Limits, TimeIsUp, run_interruptible
 from weft.lineage.narrowing import digest_demanded
 from weft.lineage.sight import FileGone
+from weft.lineage.sources import Sealed
 from weft.lineage.summaries import SUMMARIES
 
 __all__ = ["Views", "load_engine"]

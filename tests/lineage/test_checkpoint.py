@@ -17,11 +17,11 @@ from weft.lineage.checkpoint import CHECKPOINTS, DESCRIPTION_PATH, read_checkpoi
 from weft.lineage.checkpointing import refresh_checkpoint
 from weft.lineage.description import create_store
 from weft.lineage.events import Event, RunRef
-from weft.lineage.folds import Sealed
 from weft.lineage.ids import Pathspec, TaskRef
 from weft.lineage.journal import Journal
 from weft.lineage.local import LocalStorage
 from weft.lineage.log import EventLog
+from weft.lineage.sources import Sealed
 from weft.lineage.store import Store
 from weft.lineage.view_sql import VIEWS
 from weft.lineage.views import Views, load_engine

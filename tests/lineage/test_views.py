@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 from weft.lineage import events as kinds
 from weft.lineage.errors import QueryError
 from weft.lineage.events import Event, Level, RunRef
-from weft.lineage.folds import Sealed
 from weft.lineage.ids import Pathspec
 from weft.lineage.projections import LEASE_US, RunState, fold
+from weft.lineage.sources import Sealed
 from weft.lineage.views import Views, load_engine
 
 TEXT, NUMBER, SIZE, TIME = "VARCHAR", "DOUBLE", "BIGINT", "TIMESTAMP"
