@@ -78,8 +78,11 @@ class EventLog:
         run_id: str | None = None,
         run_uid: bytes | None = None,
         families: Sequence[str] = FAMILIES,
+        kinds: Sequence[str] | None = None,
     ) -> list[Event]:
         """The events that match all that is given, by log time, then writer and seq.
+
+        With `kinds` only those of the families' kinds; segments are read for nothing else.
 
         Raises: StoreDamaged when a segment fails its check. Damage in a journal hides only the frames it hit.
         """
@@ -87,8 +90,10 @@ class EventLog:
         def read() -> list[Event]:
             snapshot = self._snapshot(flow, run_id, run_uid, families)
             found = snapshot.tail
+            if kinds is not None:
+                found = [event for event in found if event.kind in kinds]
             for piece in snapshot.pieces:
-                found.extend(read_piece(self._proofs, piece, flow, run_id, run_uid, families))
+                found.extend(read_piece(self._proofs, piece, flow, run_id, run_uid, families, kinds))
             found.sort(key=_log_order)
             return found
 

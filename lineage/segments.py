@@ -127,6 +127,7 @@ def read_piece(
     run_id: str | None = None,
     run_uid: bytes | None = None,
     families: Sequence[str] = FAMILIES,
+    kinds: Sequence[str] | None = None,
 ) -> Iterator[Event]:
     """The events of a piece of a segment, which is proven first; narrowed where asked; in no order.
 
@@ -135,18 +136,26 @@ def read_piece(
     wanted = {"flow": flow, "run_id": run_id, "run_uid": run_uid}
     files = [file for family, file in piece.segment.files.items() if family in families]
     if files:
-        yield from _read_files(proofs.prove(files), piece, wanted)
+        yield from _read_files(proofs.prove(files), piece, wanted, kinds)
 
 
-def _read_files(paths: list[str], piece: Piece, wanted: Mapping[str, str | bytes | None]) -> Iterator[Event]:
+def _read_files(
+    paths: list[str],
+    piece: Piece,
+    wanted: Mapping[str, str | bytes | None],
+    kinds: Sequence[str] | None,
+) -> Iterator[Event]:
     import json
 
     conditions: list[str] = []
-    parameters: list[str | bytes] = []
+    parameters: list[str | bytes | list[str]] = []
     for name, value in wanted.items():
         if value is not None:
             conditions.append(f"e.{name} = ?")
             parameters.append(value)
+    if kinds is not None:
+        conditions.append("list_contains(?::VARCHAR[], e.kind)")
+        parameters.append(list(kinds))
     names = ", ".join(f"e.{column.name}" for column in COLUMNS)
     query = f"select {names} from read_parquet(?, schema => {schema_map_sql()}) e"
     if piece.only is not None:

@@ -7,7 +7,7 @@ from typing import NamedTuple
 from weft.lineage import clock
 from weft.lineage.collector import CollectorPause
 from weft.lineage.errors import NotFound, UsageError
-from weft.lineage.events import Event, Payload
+from weft.lineage.events import KINDS, Event, Payload
 from weft.lineage.log import EventLog
 from weft.lineage.objects import Objects
 from weft.lineage.projections import LEASE_US, RunState, fold
@@ -25,6 +25,9 @@ _FAMILIES = ("run", "task", "artifact", "use", "other")
 
 #: Dead writers, the time in µs, and writers that live, as `fold` takes them.
 _Known = tuple[set[bytes], int, set[bytes]]
+
+#: What candidates are found in: what is known of runs, and the ends of tasks.
+_CANDIDATE_KINDS = (*(kind for kind, known in KINDS.items() if known.family == "run"), "attempt_succeeded")
 
 _USES = frozenset({"artifact_used", "external_used"})
 
@@ -104,7 +107,7 @@ def open_reuse(
     with CollectorPause():
         log = EventLog(storage, keeps_tail=True)
         known = log.dead_writers(), clock.now_us(), log.live_writers()
-        recorded = log.events(flow=graph.name, families=("run", "task"))
+        recorded = log.events(flow=graph.name, families=("run", "task"), kinds=_CANDIDATE_KINDS)
         runs = fold(recorded, *known)
         believed = {uid: run for uid, run in runs.items() if is_trusting or owner.has_made(run)}
         candidates = Candidates()

@@ -113,6 +113,9 @@ def test_events_of_some_families_only(storage: LocalStorage) -> None:
     wanted = [e for e in log.events() if ev.family_of(e.kind) in ("run", "use")]
     for _ in range(2):
         assert log.events(families=("run", "use")) == wanted
+        told = log.events(families=("run", "use"), kinds=("run_started", "artifact_used", "task_created"))
+        assert told == [e for e in wanted if e.kind in ("run_started", "artifact_used")]
+        assert told
         log.seal(force=True, grace_s=PAST_GRACE_S)
     assert log.events(families=("none",)) == []
 
