@@ -9,7 +9,7 @@ from weft.lineage.events import KINDS, Event
 from weft.lineage.references import REFERRING_FAMILIES, WITHOUT_OBJECT, code_files, named_objects, pathspec_of
 from weft.lineage.storage import Storage
 
-__all__ = ["Missing", "Needs"]
+__all__ = ["Missing", "Needs", "needed_sql"]
 
 #: Pathspecs that are named of those that need one missing object.
 _NAMED_MAX = 5
@@ -69,7 +69,7 @@ class Needs:
         for family in REFERRING_FAMILIES:
             if family not in queries:
                 continue
-            source = f"({_NEEDED.format(source=queries[family])})"
+            source = f"({needed_sql(queries[family])})"
             cursor = connection.execute(f"select distinct object, size_bytes from {source}")
             lacking: set[bytes] = set()
             while rows := cursor.fetchmany(_FETCHED_ROWS):
@@ -100,6 +100,11 @@ class Needs:
 
     def _need(self, digest: bytes) -> _Need:
         return self._found.setdefault(digest, _Need())
+
+
+def needed_sql(source: str) -> str:
+    """A SELECT of the objects that the events of a SELECT need: `object`, `size_bytes`, `pathspec`."""
+    return _NEEDED.format(source=source)
 
 
 def _digests(objects: Mapping[bytes, int]) -> Collection[bytes]:

@@ -14,7 +14,7 @@ from __future__ import annotations
 import hashlib
 import mmap
 import os
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple, Protocol
 
 from weft.lineage.collector import CollectorPause
@@ -28,12 +28,13 @@ from weft.lineage.ids import digest_to_text
 from weft.lineage.journal import JournalContent, parse_journal
 from weft.lineage.manifest import Piece, Segment, pieces_of
 from weft.lineage.memory import MemoryStorage
-from weft.lineage.paths import JournalName, incoming_path, journal_path, object_path
+from weft.lineage.paths import OBJECTS, JournalName, incoming_path, journal_path, object_path
 from weft.lineage.proofs import Proofs
 from weft.lineage.ranges import Range, Ranges
-from weft.lineage.references import REFERRING_FAMILIES, code_files, named_objects, pathspec_of
-from weft.lineage.segments import read_piece, write_segment
+from weft.lineage.sealed import SealedReader
+from weft.lineage.segments import write_segment
 from weft.lineage.storage import Storage, get_many
+from weft.lineage.wanted import Wanted
 
 __all__ = ["Left", "TransferReport", "Watch", "transfer"]
 
@@ -42,9 +43,6 @@ _PASSES_MAX = 10
 
 #: Objects that travel at once, where each has to wait for a distant store.
 _THREADS = 8
-
-#: Pathspecs that are named of those that need one missing object.
-_NAMED_MAX = 5
 
 _FILE_ADVICE = "Put the file back from a copy of the store, then repeat this."
 _OBJECT_ADVICE = "Put the object back from a copy of the store or run the task again, then repeat this."
@@ -120,37 +118,6 @@ def _is_same(source: Storage, target: Storage) -> bool:
     return source is target or (source.url == target.url and not source.can_append)
 
 
-class _Needs:
-    """The objects that events need: those that the source has, and those that nobody has."""
-
-    def __init__(self, source: Storage, own: Holdings, there: Holdings) -> None:
-        self._source = source
-        self._own = own.objects
-        self._there = there.objects
-        self.wanted: set[bytes] = set()
-        self.missing: dict[bytes, list[str]] = {}
-
-    def add(self, events: Iterable[Event]) -> None:
-        """Take in what travelling events need."""
-        for digest, event in self._named(events):
-            if digest in self._own:
-                self.wanted.add(digest)
-            elif digest not in self._there:
-                self.missing.setdefault(digest, []).append(pathspec_of(event))
-
-    def add_known(self, events: Iterable[Event]) -> None:
-        """Take in what events need that the target has already: it may still lack an object."""
-        self.wanted.update(digest for digest, _ in self._named(events) if digest in self._own)
-
-    def _named(self, events: Iterable[Event]) -> Iterator[tuple[bytes, Event]]:
-        for event in events:
-            for digest, _ in named_objects(event):
-                yield digest, event
-            if event.kind == "code_saved" and event.digest is not None and event.digest not in self._there:
-                for _, digest in code_files(self._source, event.digest, self._own):
-                    yield digest, event
-
-
 class _Hot(NamedTuple):
     """A journal with events that the target lacks, as long as it was when it was looked at."""
 
@@ -177,17 +144,18 @@ class _Transfer:
         own, there = holdings_of(self._source), holdings_of(self._target)
         self._end_announcements(there)
         segments = self._travelling(own, there)
-        needs = _Needs(self._source, own, there)
-        sound = [segment for segment in segments if self._is_sound(segment, needs)]
+        wanted = Wanted(self._source, own.objects, there.objects)
+        with SealedReader.opened(self._source) as reader:
+            sound = [segment for segment in segments if self._is_sound(reader, segment, wanted)]
         self._note_unreadable(own)
         writers = {name.writer for _, name in own.journals}
         held = coverage_of(self._target, there._replace(segments=[*there.segments, *sound]), writers)
         damaged = {segment.segment_id for segment in segments} - {segment.segment_id for segment in sound}
         kept = [segment.ranges for segment in own.segments if segment.segment_id not in damaged]
-        hot = self._hot(own, Coverage(kept, writers), held, needs)
-        if own.objects.keys() - there.objects.keys() - needs.wanted:
-            self._look_for_earlier_needs(own, damaged, needs)
-        self._send_objects(own, there, needs)
+        hot = self._hot(own, Coverage(kept, writers), held, wanted)
+        if own.objects.keys() - there.objects.keys() - wanted.digests:
+            self._look_for_earlier_needs(own, damaged, wanted)
+        self._send_objects(own, there, wanted)
         self._send_segments(sound, {path for path, _ in there.damaged})
         self._send_journals(hot, held)
         left = [self._left[path] for path in sorted(self._left)]
@@ -211,17 +179,26 @@ class _Transfer:
         held = coverage_of(self._target, there, writers)
         return [s for s in candidates if not all(held.holds(*r[:3]) for r in s.ranges)]
 
-    def _is_sound(self, segment: Segment, needs: _Needs) -> bool:
+    def _is_sound(self, reader: SealedReader, segment: Segment, wanted: Wanted) -> bool:
         """Prove a segment, and note what objects its events need."""
-        proofs = Proofs(self._source)
         try:
-            proofs.prove(segment.files.values())
-            needs.add(read_piece(proofs, Piece(segment, None), families=REFERRING_FAMILIES))
+            self._ask(reader, Piece(segment, None), wanted, is_known=False)
         except StoreDamaged as error:
             path = next(iter(segment.files.values())).path
             self._leave(path, _first_sentence(error), _FILE_ADVICE)
             return False
         return True
+
+    def _ask(self, reader: SealedReader, piece: Piece, wanted: Wanted, *, is_known: bool) -> None:
+        """Note what the events of a segment need, once it is proven. Raises: StoreDamaged, NotFound."""
+        files = piece.segment.files.values()
+        Proofs(self._source).prove(files)
+        try:
+            queries = reader.queries(piece.segment, piece.only)
+            wanted.add_sealed(reader.connection, queries, is_known=is_known)
+        except reader.error as error:
+            path = next(iter(files)).path
+            raise StoreDamaged(f"DuckDB cannot read {path}: {error}. Run `weft verify`.") from error
 
     def _note_unreadable(self, own: Holdings) -> None:
         for path, reason in own.damaged:
@@ -241,7 +218,7 @@ class _Transfer:
         names = {name for _, name in own.journals}
         return all((r.writer, r.first_seq) in names or coverage.holds(*r[:3]) for r in segment.ranges)
 
-    def _hot(self, own: Holdings, sealed: Coverage, held: Coverage, needs: _Needs) -> list[_Hot]:
+    def _hot(self, own: Holdings, sealed: Coverage, held: Coverage, wanted: Wanted) -> list[_Hot]:
         found = []
         for path, name in uncovered_journals(self._source, own.journals, sealed):
             data = self._source.get(path)
@@ -250,33 +227,35 @@ class _Transfer:
                 problem = next(problem for problem in content.problems if not problem.is_torn)
                 self._leave(path, f"It is damaged at byte {problem.offset:,}: {problem.reason}", _FILE_ADVICE)
             elif not all(held.holds(*span) for span in spans_of(content.events)):
-                needs.add(content.events)
+                wanted.add(content.events, is_known=False)
                 found.append(_Hot(path, name, len(data)))
         return found
 
-    def _look_for_earlier_needs(self, own: Holdings, damaged: set[str], needs: _Needs) -> None:
+    def _look_for_earlier_needs(self, own: Holdings, damaged: set[str], wanted: Wanted) -> None:
         """An object may have come back to the source after the events that need it had travelled."""
-        proofs = Proofs(self._source)
-        for piece in pieces_of(own.segments):
-            if piece.segment.segment_id not in damaged:
-                try:
-                    needs.add_known(read_piece(proofs, piece, families=REFERRING_FAMILIES))
-                except StoreDamaged as error:
-                    path = next(iter(piece.segment.files.values())).path
-                    self._leave(path, _first_sentence(error), _FILE_ADVICE)
+        with SealedReader.opened(self._source) as reader:
+            for piece in pieces_of(own.segments):
+                if piece.segment.segment_id not in damaged:
+                    try:
+                        self._ask(reader, piece, wanted, is_known=True)
+                    except StoreDamaged as error:
+                        path = next(iter(piece.segment.files.values())).path
+                        self._leave(path, _first_sentence(error), _FILE_ADVICE)
         for file, _ in own.journals:
-            needs.add_known(parse_journal(file.path, self._source.get(file.path)).events)
+            wanted.add(parse_journal(file.path, self._source.get(file.path)).events, is_known=True)
 
     # Sending
 
-    def _send_objects(self, own: Holdings, there: Holdings, needs: _Needs) -> None:
-        for digest, pathspecs in needs.missing.items():
-            shown = ", ".join(dict.fromkeys(pathspecs[:_NAMED_MAX]))
-            more = f" and {len(pathspecs) - _NAMED_MAX} more" if len(pathspecs) > _NAMED_MAX else ""
-            reason = f"Object {digest_to_text(digest)} is missing, which {shown}{more} need"
-            self._leave(object_path(digest), reason, _OBJECT_ADVICE)
-        lacking = sorted(needs.wanted - there.objects.keys())
-        for digest in needs.wanted & there.objects.keys():
+    def _send_objects(self, own: Holdings, there: Holdings, wanted: Wanted) -> None:
+        for missing in wanted.missing():
+            others = missing.needed_by - len(missing.pathspecs)
+            shown = ", ".join(missing.pathspecs) + (f" and {others} more" if others > 0 else "")
+            reason = f"Object {digest_to_text(missing.digest)} is missing, which {shown} need"
+            self._leave(object_path(missing.digest), reason, _OBJECT_ADVICE)
+        if wanted.unnamed_count:
+            self._leave(OBJECTS, f"{wanted.unnamed_count:,} more objects are missing", _OBJECT_ADVICE)
+        lacking = sorted(wanted.digests - there.objects.keys())
+        for digest in wanted.digests & there.objects.keys():
             # A collector there leaves it alone from now on; one that was quicker has it sent.
             if not self._target.refresh(object_path(digest)):
                 lacking.append(digest)

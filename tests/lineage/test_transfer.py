@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import random
 import shutil
@@ -166,6 +167,24 @@ def test_overlapping_files_of_one_writer_are_read_once() -> None:
     assert _events(other) == _events(source)
     with Store(other) as store:
         assert store.sql("select count(*) from events").fetchall() == [(len(_events(source)),)]
+
+
+@pytest.mark.parametrize("is_sealed", [False, True])
+def test_files_of_code_follow_a_manifest_that_came_alone(is_sealed: bool) -> None:
+    """A transfer may be broken off between the two."""
+    source, target = _store(), _store()
+    code = Objects(source).put([b"print(1)"])
+    text = json.dumps({"entry": "flow.py", "files": {"flow.py": code.hex()}}).encode()
+    manifest = Objects(source).put([text])
+    journal = Journal.create(source)
+    journal.append([kinds.code_saved(RUN, manifest, len(text), {"entry": "flow.py", "files": 1})])
+    journal.close()
+    if is_sealed:
+        _seal(source)
+    Objects(target).put([text])
+    assert _counts(transfer(source, target))[3] == 1
+    assert Objects(target).get(code) == b"print(1)"
+    assert verify(target).problems == []
 
 
 def test_frames_after_a_torn_end_are_not_sent() -> None:
