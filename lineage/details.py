@@ -28,7 +28,7 @@ _ARTIFACTS = """
 #: How the last attempt of each task ended, by the telling that is believed.
 _ENDS = """
     select run_uid, flow, run_id, step, task_id, arg_max(kind, row(attempt, kind <> 'attempt_started', epoch, -time_us, writer, seq))
-    from raw.task_events where {} and step in ({}) and attempt is not null and kind <> 'retry_scheduled' group by all
+    from told.task_events where {} and step in ({}) and attempt is not null and kind <> 'retry_scheduled' group by all
 """
 _DONE = {"attempt_succeeded": "succeeded", "attempt_caught": "caught"}
 
@@ -62,8 +62,8 @@ class Details:
     def _fetch_artifacts(self, keys: list[Key]) -> None:
         """One query for each table and all runs of the keys."""
         for table, kind, chosen in (
-            ("raw.artifact_events", "artifact_saved", [key for key in keys if key[0].step != "_parameters"]),
-            ("raw.run_events", "parameter_set", [key for key in keys if key[0].step == "_parameters"]),
+            ("told.artifact_events", "artifact_saved", [key for key in keys if key[0].step != "_parameters"]),
+            ("told.run_events", "parameter_set", [key for key in keys if key[0].step == "_parameters"]),
         ):
             if not chosen:
                 continue

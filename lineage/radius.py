@@ -14,7 +14,7 @@ __all__ = ["radius_line", "radius_of"]
 
 _REUSING = """
     select distinct run_uid, flow, run_id, producer_step, producer_task_id, producer_flow, producer_run_id
-    from raw.task_events where kind = 'task_reused' and {}
+    from told.task_events where kind = 'task_reused' and {}
 """
 
 

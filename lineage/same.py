@@ -23,13 +23,13 @@ COMPARED_BYTES_MIN = 64
 _DIGESTS_AT_ONCE = 500
 
 _EQUAL = f"""
-    select 'artifact', run_uid, flow, run_id, step, task_id, name, digest, size_bytes from raw.artifact_events
+    select 'artifact', run_uid, flow, run_id, step, task_id, name, digest, size_bytes from told.artifact_events
     where kind = 'artifact_saved' and size_bytes >= {COMPARED_BYTES_MIN} and digest in ({{0}})
     union
-    select 'artifact', run_uid, flow, run_id, step, task_id, name, digest, size_bytes from raw.run_events
+    select 'artifact', run_uid, flow, run_id, step, task_id, name, digest, size_bytes from told.run_events
     where kind = 'parameter_set' and size_bytes >= {COMPARED_BYTES_MIN} and digest in ({{0}})
     union
-    select 'external', null, null, null, null, null, name, digest, size_bytes from raw.use_events
+    select 'external', null, null, null, null, null, name, digest, size_bytes from told.use_events
     where kind = 'external_used' and digest in ({{0}})
     order by all
 """

@@ -27,11 +27,11 @@ _URIS_MAX = 10_000
 
 #: Rows that have a digest, with where they are, as one query for each kind.
 _WITH_DIGEST = """
-    select digest, flow, run_id, step, task_id, name, run_uid from raw.artifact_events
+    select digest, flow, run_id, step, task_id, name, run_uid from told.artifact_events
     where kind = 'artifact_saved' and {0}
-    union select digest, flow, run_id, step, task_id, name, run_uid from raw.run_events
+    union select digest, flow, run_id, step, task_id, name, run_uid from told.run_events
     where kind = 'parameter_set' and {0}
-    union select digest, null, null, null, null, name, null from raw.use_events where kind = 'external_used' and {0}
+    union select digest, null, null, null, null, name, null from told.use_events where kind = 'external_used' and {0}
     order by all
 """
 
@@ -51,7 +51,7 @@ def find_roots(store: Answers, target: str, direction: str) -> Roots:
     if found is not None:
         return found
     is_flow = bool(parts[0]) and bool(
-        store.rows("select 1 from raw.run_events where flow = ? limit 1", parts[:1])
+        store.rows("select 1 from told.run_events where flow = ? limit 1", parts[:1])
     )
     if not is_flow:
         externals = _externals(store, target)
@@ -91,7 +91,7 @@ def _saved_itself(store: Answers, parts: list[str]) -> Roots | None:
     if len(parts) != 5 or "~" in parts[1] or store.has_twins():
         return None
     query = (
-        "select 1 from raw.artifact_events where kind = 'artifact_saved' and flow = ? and run_id = ? and step = ? "
+        "select 1 from told.artifact_events where kind = 'artifact_saved' and flow = ? and run_id = ? and step = ? "
         "and task_id = ? and name = ? limit 1"
     )
     if not store.rows(query, parts):
@@ -104,8 +104,8 @@ def _missing(noun: str, wanted: str, where: str, part: str, names: list[str]) ->
 
 
 def _nothing(store: Answers, target: str, part: str) -> str:
-    flows = [row[0] for row in store.rows("select distinct flow from raw.run_events where flow is not null")]
-    query = f"select distinct name from raw.use_events where kind = 'external_used' limit {_URIS_MAX}"
+    flows = [row[0] for row in store.rows("select distinct flow from told.run_events where flow is not null")]
+    query = f"select distinct name from told.use_events where kind = 'external_used' limit {_URIS_MAX}"
     uris = [row[0] for row in store.rows(query)]
     looks_like_a_file = "." in part or target.startswith(("/", "~")) or "://" in target
     names = uris if looks_like_a_file and uris else flows
@@ -120,7 +120,7 @@ def _externals(store: Answers, target: str) -> list[External]:
     for text, content in choices:
         uris = sorted({text, normalized(text)})
         rows = store.rows(
-            "select distinct name, digest, payload ->> '$.state' from raw.use_events where kind = 'external_used' "
+            "select distinct name, digest, payload ->> '$.state' from told.use_events where kind = 'external_used' "
             f"and name in ({', '.join('?' for _ in uris)}) order by all",
             uris,
         )
@@ -188,9 +188,9 @@ def _check_run(store: Answers, spec: Pathspec) -> None:
         raise NotFound(_missing("run", f"{spec.flow}/{spec.run_id}", "this store", spec.run_id or "", runs))
 
 
-_PARAMETERS = "select distinct name from raw.run_events where kind = 'parameter_set' and flow = ? and run_id = ? order by name"
+_PARAMETERS = "select distinct name from told.run_events where kind = 'parameter_set' and flow = ? and run_id = ? order by name"
 _TWIN_PARAMETERS = (
-    "select distinct e.name from raw.run_events e join fold.runs r using (run_uid) "
+    "select distinct e.name from told.run_events e join fold.runs r using (run_uid) "
     "where e.kind = 'parameter_set' and r.flow = ? and r.run_id = ? order by e.name"
 )
 
@@ -204,7 +204,7 @@ def _tasks_of(store: Answers, flow: str, run_id: str) -> list[_Task]:
         return _twin_tasks(store, flow, run_id)
     rows = store.rows(
         "select step, task_id, payload ->> '$.parents', producer_flow, producer_run_id, producer_step, producer_task_id "
-        "from raw.task_events where kind in ('task_created', 'task_reused') and flow = ? and run_id = ? order by seq",
+        "from told.task_events where kind in ('task_created', 'task_reused') and flow = ? and run_id = ? order by seq",
         [flow, run_id],
     )
     return [_task(row) for row in rows]
@@ -213,7 +213,7 @@ def _tasks_of(store: Answers, flow: str, run_id: str) -> list[_Task]:
 def _twin_tasks(store: Answers, flow: str, run_id: str) -> list[_Task]:
     rows = store.rows(
         "select e.step, e.task_id, e.payload ->> '$.parents', e.producer_flow, e.producer_run_id, e.producer_step, "
-        "e.producer_task_id from raw.task_events e join fold.runs r using (run_uid) "
+        "e.producer_task_id from told.task_events e join fold.runs r using (run_uid) "
         "where e.kind in ('task_created', 'task_reused') and r.flow = ? and r.run_id = ? order by e.seq",
         [flow, run_id],
     )

@@ -131,13 +131,13 @@ _USES = f"""
         case when kind = 'external_used' then payload end as facts,
         {_LISTED.format("task_id")} as readers, {_LISTED.format("producer_task_id")} as makers,
         case when max(item_index) is not null then list(item_index) end as items
-    from raw.use_events
+    from told.use_events
     where {{}} and (kind = 'external_used' or (kind = 'artifact_used' and not coalesce(is_absent, false)))
     group by all
 """
 
 _RETRIED = """
-    select run_uid, step, task_id, max(attempt) from raw.task_events
+    select run_uid, step, task_id, max(attempt) from told.task_events
     where {} and attempt > 0 and kind <> 'retry_scheduled' group by all
 """
 
@@ -328,7 +328,7 @@ class Uses:
         saved: dict[tuple[str, str], list[str]] = {}
         self._note_attempts([key])
         condition, params = self.condition([key])
-        for table, kind in (("raw.artifact_events", "artifact_saved"), ("raw.run_events", "parameter_set")):
+        for table, kind in (("told.artifact_events", "artifact_saved"), ("told.run_events", "parameter_set")):
             for row in self._store.rows(_SAVED.format(table, condition, kind), params):
                 uid, flow, run_id, step, attempt, name, ids = row
                 if self.shown(uid, flow, run_id) == key[1]:

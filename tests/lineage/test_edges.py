@@ -9,6 +9,7 @@ from weft.lineage import events as kinds
 from weft.lineage.edges import Edge, Graph
 from weft.lineage.errors import NotFound, UsageError
 from weft.lineage.events import Event, Level
+from weft.lineage.log import EventLog
 
 
 def ids(graph: Graph) -> set[str]:
@@ -237,3 +238,45 @@ def test_a_tree_says_where_it_goes_deeper_than_it_is_drawn(story: Any) -> None:
     assert len(lines) == 42
     assert lines[-1].strip() == "└─ … goes deeper: ask for the lineage of Chain/1/s59/60/x"
     assert "goes deeper" not in story.store().lineage("Chain/1/s40/41/x").tree()
+
+
+def test_what_a_lost_scheduler_told_later_makes_no_edges(story: Any) -> None:
+    run = story.run("Hello", "1")
+    start = story.task(run, "start", "1", x=1, y=2)
+    end = story.task(run, "end", "2", (start,), reads=(("x", start),), out=3)
+    writer, last_seq = story.journal.writer, story.journal.next_seq - 1
+    # The zombie goes on: another read, another value, another file, a task of its own.
+    story.read(end, "y", start)
+    story.tell(
+        kinds.artifact_saved(end, 0, "late", story.content("late " * 20)),
+        kinds.external_used(end, 0, "/data/late.csv", "write", b"e" * 32, 5),
+    )
+    story.task(run, "end", "3", (start,), reads=(("x", start),), out=4)
+    assert "Hello/1/start/1/y" in ids(story.store().lineage("Hello/1/end/2/out"))
+    story.next_journal()
+    story.tell(kinds.run_lost(run, writer, last_seq))
+    for _ in range(2):
+        store = story.store()
+        assert ids(store.lineage("Hello/1/end/2/out")) == {
+            "Hello/1/end/2/out",
+            "Hello/1/end/2",
+            "Hello/1/start/1",
+            "Hello/1/start/1/x",
+        }
+        assert ids(store.lineage("Hello/1/start/1/x", "down")) == {
+            "Hello/1/start/1/x",
+            "Hello/1/end/2",
+            "Hello/1/end/2/out",
+        }
+        for target in (
+            "/data/late.csv",
+            "sha256:" + (b"e" * 32).hex(),
+            "Hello/1/end/2/late",
+            "Hello/1/end/3",
+        ):
+            with pytest.raises(NotFound):
+                store.lineage(target)
+        assert store.sql("select count(*) from events where name = '/data/late.csv'").rows == [(1,)]
+        # Sealed, the same.
+        story.next_journal()
+        EventLog(story.storage).seal(force=True, grace_s=0)
