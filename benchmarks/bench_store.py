@@ -21,6 +21,8 @@ __all__ = ["measure_list"]
 
 _TASKS_OF_A_RUN = 20
 _NEWEST = 20
+#: A question seals so many journals at once.
+_BATCH = 50
 
 _LIST = """
     SELECT flow, run_id, status, started_at, finished_at, duration_s, user_name, tasks, tasks_failed, root_cause
@@ -37,15 +39,61 @@ def measure_list(size: Size, seed: int, folder: str) -> tuple[list[Figure], str]
     EventLog(storage).seal(force=True, grace_s=0)
     sealed_figures, sealed = _open_store(storage, size, "sealed")
     assert sealed == unsealed, "sealing changes no answer"
-    return [*figures, *sealed_figures, _cold(size, folder, "sealed")], answer_of(sealed)
+    figures += [*sealed_figures, _cold(size, folder, "sealed"), _compacted(size, seed, folder, sealed)]
+    return figures, answer_of(sealed)
 
 
-def _write_runs(storage: LocalStorage, seed: int, count: int) -> None:
+def _compacted(size: Size, seed: int, folder: str, expected: list[Any]) -> Figure:
+    """The same runs, each from a writer of its own, sealed in batches and compacted, against one segment of them all."""
+    places = []
+    for name, batch in (("batches", _BATCH), ("whole", 0)):
+        storage = LocalStorage(os.path.join(folder, name))
+        _write_runs(storage, seed, size.runs, batch)
+        EventLog(storage).seal(force=True, grace_s=0)
+        if batch:
+            EventLog(storage).tidy(is_whole=True)
+        places.append(storage)
+
+    def opened(storage: LocalStorage) -> float:
+        return _timed(lambda: _listed(storage))
+
+    assert _shape(_listed(places[0])) == _shape(_listed(places[1])) == expected, (
+        "compaction changes no answer"
+    )
+    own_s, one_s = best_of(size.repeats, lambda: opened(places[0]), lambda: opened(places[1]))
+    return Figure(
+        f"open and list {size.runs} runs, compacted",
+        own_s * 1e3,
+        "ms",
+        own_s / one_s,
+        "the same in one segment",
+        "2 x",
+    )
+
+
+def _listed(storage: LocalStorage) -> list[Any]:
+    with Store(storage) as store:
+        return list(store.sql(_LIST).fetchall())
+
+
+def _shape(rows: list[Any]) -> list[Any]:
+    """What does not depend on when the runs were written."""
+    return [[row[0], row[1], row[2], *row[6:]] for row in sorted(rows)]
+
+
+def _write_runs(storage: LocalStorage, seed: int, count: int, batch: int | None = None) -> None:
+    """Each run from a writer of its own, sealed after each `batch` of them; with 0 all from one writer."""
     create_store(storage)
+    shared = Journal.create(storage) if batch == 0 else None
     for number in range(count):
-        journal = Journal.create(storage)
+        journal = shared or Journal.create(storage)
         journal.append(list(run_events(seed, number, _TASKS_OF_A_RUN)))
-        journal.close()
+        if shared is None:
+            journal.close()
+        if batch and (number + 1) % batch == 0:
+            EventLog(storage).seal(force=True, grace_s=0)
+    if shared is not None:
+        shared.close()
 
 
 def _open_store(storage: LocalStorage, size: Size, form: str) -> tuple[list[Figure], list[Any]]:
@@ -75,7 +123,7 @@ def _open_store(storage: LocalStorage, size: Size, form: str) -> tuple[list[Figu
             "20 ms",
         ),
     ]
-    return figures, [[row[0], row[1], row[2], *row[6:]] for row in sorted(rows)]
+    return figures, _shape(rows)
 
 
 def _client_s(store: Store, size: Size, count: int) -> float:

@@ -302,6 +302,14 @@ from state.reuses t%(named)s
     left join state.runs o on o.flow = t.origin_flow and o.raw_run_id = t.origin_run_id
 """
 
+#: The numbers that reused tasks show as theirs: few, of many.
+_F_LENT = """
+select * from state.numbers n where exists (
+    select 1 from fold.reuses u where u.origin_uid = n.run_uid and u.origin_flow = n.flow and u.origin_run_id = n.raw_run_id
+        and u.origin_step = n.step and u.origin_task_id = n.task_id
+)
+"""
+
 #: The run a reused task is from: the one that was named, where there are several of one pathspec.
 _TWIN_REUSES = {
     "shown": "coalesce(r.run_id, t.raw_run_id)",
@@ -315,6 +323,7 @@ FOLDS: dict[str, tuple[str, ...]] = {
     "counted": ("counted",),
     "tasks": ("runs", "tasks"),
     "reuses": ("runs", "reuses"),
+    "lent": ("runs", "reuses", "numbers"),
 }
 
 
@@ -330,6 +339,8 @@ def fold_sql(name: str, moment: Moment) -> str:
             "known": known,
             "writers": writers,
         }
+    if name == "lent":
+        return _F_LENT
     if name == "reuses":
         if moment.has_twins:
             return _F_REUSES % _TWIN_REUSES + "group by all"

@@ -180,11 +180,13 @@ class Folds:
         moment = self._moment = self._moment or Moment(
             self._has_twins(), self._writers, "null" if self._now_us is None else str(self._now_us)
         )
+        if "lent" in wanted:
+            wanted.add("reuses")
         if moment.has_twins or wanted & {"tasks", "reuses"}:
             wanted.add("runs")
         for name in fold_sql.FOLDS:
             if name in wanted:
-                kind = "table" if self._is_small or name == "reuses" else "view"
+                kind = "table" if self._is_small or name in ("reuses", "lent") else "view"
                 self._make(self._made, f"fold.{name}", kind, fold_sql.fold_sql(name, moment))
         return moment
 

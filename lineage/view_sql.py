@@ -296,7 +296,8 @@ def view_sql(
     """The SELECT of one view; runs that share a pathspec are told apart, and reused tasks shown as what they
     stand for, where there are any.
 
-    With `has_numbers` the numbers of `artifacts` come from `state.numbers`, and from the events only the rest. With
+    With `has_numbers` the numbers of `artifacts` come from `state.numbers` (those of reused tasks from `fold.lent`),
+    and from the events only the rest. With
     `digest` it has the artifacts of that digest alone.
     """
     recorded = "e.raw_run_id" if name in ("artifacts", "parameters", "tags") else "e.run_id"
@@ -311,7 +312,7 @@ def view_sql(
         saved, source = "select * from saved", ("saved", "raw_run_id")
     elif name == "artifacts":
         # No task that is reused is the one of the parameters.
-        source = (f"({_saved(has_numbers, _SAVED_EVENTS[:1])})", "raw_run_id")
+        source = (f"({_saved(has_numbers, _SAVED_EVENTS[:1], numbers='fold.lent')})", "raw_run_id")
     names = " left join fold.runs n on n.run_uid = {}.run_uid".format("t" if name == "attempts" else "e")
     # Without twins what a run is called does not depend on a join, so that a condition on it goes through.
     if name == "attempts":
@@ -329,7 +330,7 @@ def view_sql(
     }
 
 
-def _saved(has_numbers: bool, events: Sequence[str], only: str = "") -> str:
+def _saved(has_numbers: bool, events: Sequence[str], only: str = "", numbers: str = "state.numbers") -> str:
     union = " union all ".join(events)
     if not has_numbers:
         columns = _SAVED_COLUMNS.format(number="e.value_number")
@@ -337,7 +338,7 @@ def _saved(has_numbers: bool, events: Sequence[str], only: str = "") -> str:
     # A constant NULL: a condition on the number then rules out the scan of the events as a whole.
     columns = _SAVED_COLUMNS.format(number="null::double")
     rest = _SAVED.format(columns=columns, events=union.format(only=f"{only} and value_number is null"))
-    return f"\n    select * from state.numbers union all{rest}"
+    return f"\n    select * from {numbers} union all{rest}"
 
 
 def read_events(files: Iterable[str]) -> str:

@@ -214,7 +214,7 @@ class Views(Folds):
             self.need_told(families)
         self.need_states(states | ({"numbers"} if has_numbers else set()))
         if views or folds:
-            moment = self.need_folds(folds)
+            moment = self.need_folds(folds | ({"lent"} if has_numbers else set()))
             has_reuses = bool(_REUSING & set(views)) and self.rows_in("fold.reuses") > 0
             for view in views:
                 sql = view_sql.view_sql(view, moment.has_twins, has_numbers, has_reuses, digest)
