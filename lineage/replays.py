@@ -14,6 +14,10 @@ from weft.lineage.ranges import Range, Ranges
 __all__ = ["Replay", "replay"]
 
 _FETCHED_ROWS = 10_000
+
+#: Events that are sorted at once: with all their columns more would not fit into the memory of the reader.
+_SORTED_EVENTS = 100_000
+
 _PAYLOAD = Event._fields.index("payload")
 _EPOCH = Event._fields.index("epoch")
 
@@ -28,32 +32,61 @@ class Replay(NamedTuple):
     reason: str
 
 
-def replay(connection: Any, query: str, ranges: Ranges) -> Iterator[Replay]:
+def replay(
+    connection: Any, query: str, ranges: Ranges, sorted_events: int = _SORTED_EVENTS
+) -> Iterator[Replay]:
     """Check the ranges of one segment, whose events `query` selects. Raises: DuckDB's errors."""
-    names = ", ".join(column.name for column in COLUMNS)
-    cursor = connection.execute(f"select {names} from ({query}) order by writer, seq")
     waiting = iter(ranges)
     upcoming = next(waiting, None)
     active: list[_Running] = []
-    while rows := cursor.fetchmany(_FETCHED_ROWS):
-        for row in rows:
-            place = (row[0], row[1])
-            while upcoming is not None and (upcoming.writer, upcoming.first_seq) <= place:
-                active.append(_Running(upcoming))
-                upcoming = next(waiting, None)
-            for running in [r for r in active if (r.range.writer, r.range.last_seq) < place]:
-                active.remove(running)
-                yield from running.findings()
-            if not active:
-                continue
-            plain, guessed = _frames(row)
-            for running in active:
-                running.take(row[1], plain, guessed, row[2] == "journal_closed")
+    for row in _in_order(connection, query, _cuts(ranges, sorted_events)):
+        place = (row[0], row[1])
+        while upcoming is not None and (upcoming.writer, upcoming.first_seq) <= place:
+            active.append(_Running(upcoming))
+            upcoming = next(waiting, None)
+        for running in [r for r in active if (r.range.writer, r.range.last_seq) < place]:
+            active.remove(running)
+            yield from running.findings()
+        if not active:
+            continue
+        plain, guessed = _frames(row)
+        for running in active:
+            running.take(row[1], plain, guessed, row[2] == "journal_closed")
     for running in active:
         yield from running.findings()
     while upcoming is not None:
         yield from _Running(upcoming).findings()
         upcoming = next(waiting, None)
+
+
+def _cuts(ranges: Ranges, sorted_events: int) -> list[tuple[bytes, int]]:
+    """Places (writer, seq) between which there are about so many events."""
+    found = set()
+    count = 0
+    for r in ranges:
+        first = r.first_seq
+        while count + r.last_seq + 1 - first > sorted_events:
+            first += sorted_events - count
+            found.add((r.writer, first))
+            count = 0
+        count += r.last_seq + 1 - first
+    return sorted(found)
+
+
+def _in_order(connection: Any, query: str, cuts: list[tuple[bytes, int]]) -> Iterator[tuple[Any, ...]]:
+    """The events by writer and seq, from one cut to the next."""
+    names = ", ".join(column.name for column in COLUMNS)
+    for low, high in zip([None, *cuts], [*cuts, None], strict=True):
+        conditions: list[str] = []
+        parameters: list[bytes | int] = []
+        for cut, within, at in ((low, ">", ">="), (high, "<", "<")):
+            if cut is not None:
+                conditions.append(f"writer {within}= ? and (writer {within} ? or seq {at} ?)")
+                parameters += (cut[0], *cut)
+        where = f"where {' and '.join(conditions)}" if conditions else ""
+        cursor = connection.execute(f"select {names} from ({query}) {where} order by writer, seq", parameters)
+        while rows := cursor.fetchmany(_FETCHED_ROWS):
+            yield from rows
 
 
 class _Running:

@@ -10,7 +10,7 @@ from typing import NamedTuple
 from weft.lineage.collector import CollectorPause
 from weft.lineage.coverage import Coverage
 from weft.lineage.damage import damage_of
-from weft.lineage.errors import NotFound, StoreDamaged, StoreError, StoreTooNew
+from weft.lineage.errors import NotFound, StoreDamaged, StoreError, StoreTooNew, StoreUnavailable
 from weft.lineage.ids import digest_to_text
 from weft.lineage.journal import JournalContent, is_writer_dead, read_journal
 from weft.lineage.leftovers import leftovers
@@ -422,6 +422,11 @@ class _Verification:
             # Compacted since it was listed: what stands for it was proven before it went.
             return 0
         except reader.error as error:
+            if type(error).__name__ == "OutOfMemoryException":
+                # That is nothing about the store.
+                raise StoreUnavailable(
+                    f"{path} cannot be checked in the memory that there is. Verify on a larger machine."
+                ) from error
             self._add(path, None, None, str(error), "the events of the segment", _FILE_ADVICE)
             return 0
 
