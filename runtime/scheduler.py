@@ -168,7 +168,9 @@ class Scheduler:
         self._obey_interrupts()
         self._ledger.finish_sync()
         self._ledger.ready.extend(self._ledger.due_retries())
-        self._launch_ready()
+        if not any(e.kind == "attempt_failed" for batch, _ in self._batches for e in batch[-1:]):
+            # What failed comes first: it may stop what would take its place.
+            self._launch_ready()
         self._collect_console()
         self._renew_lease()
         batches, self._batches = self._batches, []
