@@ -42,8 +42,9 @@ def resume_flow(call: Invocation, options: dict[str, Any], step: str | None, giv
         store = open_for_reading(call)
         owner = Owner(user_name(), store.store_id)
         run, task = _named_origin(call, options)
-        origin = choose_origin(store.storage, call.flow_class.__name__, owner, run)
-        planner = _planner(call, launch.graph, store.storage, origin, options, step, task, bool(given))
+        with CollectorPause(is_final=True):
+            origin = choose_origin(store.storage, call.flow_class.__name__, owner, run)
+            planner = _planner(call, launch.graph, store.storage, origin, options, step, task, bool(given))
         values = _values(call, planner, given, owner.user)
         distrusted = () if options["trust"] else _runs_of_others(origin, owner)
         _check_kept(planner, values, distrusted)

@@ -18,7 +18,7 @@ class CollectorPause:
     __slots__ = ("_is_final", "_was_enabled")
 
     def __init__(self, is_final: bool = False) -> None:
-        #: What there is at the end is left alone for good: the process is about to end with it.
+        #: What there is at the end is left alone for good: the process needs it to its end, or ends with it.
         self._is_final = is_final
 
     def __enter__(self) -> None:

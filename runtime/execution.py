@@ -112,7 +112,7 @@ def execute(
         head = [*([] if planner.lost is None else [_taken_over(storage, planner.lost)]), *head]
     elif reuse is not None:
         journal.observe(reuse.last_time_us)
-    with CollectorPause():  # Thousands of tasks may be reused at once.
+    with CollectorPause(is_final=ledger.is_reusing):  # Thousands of tasks may be reused at once.
         ledger.record(head)
     context = _context(run, objects, settings, list(values[0]), ledger, planner)._replace(
         distrusted=distrusted

@@ -177,6 +177,11 @@ class Ledger:
         """Whether a sync is a request to a server; then nobody should stand still for it."""
         return self._journal.is_sync_costly
 
+    @property
+    def is_reusing(self) -> bool:
+        """Whether tasks of earlier runs may stand in."""
+        return self._chooser is not None
+
     def task(self, task_id: str) -> TaskRef:
         return self._rows[task_id].ref
 
