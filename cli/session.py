@@ -72,7 +72,8 @@ class Session(NamedTuple):
             finally:
                 sys.stdout.flush()
                 _warn(store)
-            _tidy(store.storage, store.wants_checkpoint)
+        # Only now: what the answer needed is let go of first.
+        _tidy(store.storage, store.wants_checkpoint)
 
 
 def _warn(store: Store) -> None:

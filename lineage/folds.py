@@ -375,9 +375,12 @@ class Folds:
         self._prove_files(
             f.path for f in self._sealed.files if f.family in families and (is_known or not f.is_covered)
         )
+        # A checkpoint that lacks much leaves so many tasks to fold that keeping them takes more than it saves.
+        is_much = not is_small(self._sealed.sizes_bytes(is_covered=False))
         for state in fold_sql.STATES:
             if state in wanted:
-                self._make(self._states, f"dirty.{state}", "table", fold_sql.state_sql(state, _DIRTY))
+                kind = "view" if is_much and state not in self._kept else "table"
+                self._make(self._states, f"dirty.{state}", kind, fold_sql.state_sql(state, _DIRTY))
                 if state == "fences":
                     self._make_told(families, "dirty", "events", "dirty.fences")
 

@@ -72,11 +72,12 @@ class Sealed(NamedTuple):
             *(path for part in parts for path in part.files.values()),
         ]
 
-    def sizes_bytes(self) -> Iterator[int]:
-        """Of the segment files; one that was removed since counts for nothing."""
+    def sizes_bytes(self, is_covered: bool | None = None) -> Iterator[int]:
+        """Of the segment files, or of those that are covered or not; one that was removed since counts for nothing."""
         for file in self.files:
-            with suppress(FileNotFoundError):
-                yield os.path.getsize(file.path)
+            if is_covered in (None, file.is_covered):
+                with suppress(FileNotFoundError):
+                    yield os.path.getsize(file.path)
 
     def selects(self) -> dict[str, str]:
         """A SELECT of all sealed events for each family that has any."""
