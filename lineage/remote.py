@@ -138,6 +138,8 @@ class RemoteStorage:
     def localize(self, paths: Sequence[str]) -> list[str]:
         missing = dict.fromkeys(path for path in paths if not self.copies.has(path))
         self.at_once(self._fetch, missing)
+        if missing:
+            self.copies.prune()
         return [self.copies.path(path) for path in paths]
 
     def forget_copy(self, path: str) -> bool:

@@ -11,8 +11,8 @@ import fsspec
 import pytest
 from fsspec.implementations.memory import MemoryFileSystem
 
-from weft.lineage import remote
-from weft.lineage.errors import NotFound, StoreConflict, StoreUnavailable
+from weft.lineage import clock, remote
+from weft.lineage.errors import NotFound, StoreConflict, StoreUnavailable, UsageError
 from weft.lineage.local import LocalStorage
 from weft.lineage.remote import RemoteStorage
 from weft.lineage.stores import open_storage
@@ -167,6 +167,28 @@ def test_copies_are_fetched_once_and_may_go_at_any_time(storage: RemoteStorage, 
     assert sorted(os.listdir(Path(first[0]).parent)) == ["one", "two"]
     with pytest.raises(NotFound):
         storage.localize(["log/run/three"])
+
+
+def test_copies_that_nobody_used_for_longest_make_room(
+    storage: RemoteStorage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    paths = [f"log/run/{number}" for number in range(5)]
+    for path in paths:
+        storage.put(path, b"ten bytes.")
+    local = storage.localize(paths)
+    for hours, copy in zip((3, 5, 4, 2, 0), local, strict=True):
+        used_s = clock.now_us() / 1e6 - hours * 3600
+        os.utime(copy, (used_s, used_s))
+    monkeypatch.setenv("WEFT_CACHE_MAX_BYTES", "30")
+    assert storage.localize([paths[2]]) == [local[2]]
+    assert storage.copies.prune() == [local[1], local[0]], "that which was asked for is in use"
+    assert storage.copies.prune() == []
+    monkeypatch.setenv("WEFT_CACHE_MAX_BYTES", "0")
+    assert storage.localize(paths) == local
+    assert sorted(os.listdir(Path(local[0]).parent)) == ["0", "1", "2", "3", "4"], "in use, though too many"
+    monkeypatch.setenv("WEFT_CACHE_MAX_BYTES", "much")
+    with pytest.raises(UsageError, match="no number of bytes"):
+        storage.copies.prune()
 
 
 def test_copies_that_cannot_be_kept_name_the_folder(
