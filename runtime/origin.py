@@ -63,24 +63,32 @@ def choose_origin(storage: Storage, flow: str, owner: Owner, run_id: str | None)
 def _choose(log: EventLog, flow: str, owner: Owner, run_id: str | None) -> Origin:
     # Of a scheduler that is stopped the lease runs out, but as long as it can be seen it is not taken over.
     known = log.dead_writers(), clock.now_us(), log.live_writers()
-    heads = fold(log.events(flow=flow, families=("run",)), *known)
-    chosen = (
-        _newest(heads, flow, owner)
-        if run_id is None
-        else _named(heads, flow, run_id.removeprefix(f"{flow}/"))
-    )
+    told: list[Event] = []
+    if run_id is None:
+        chosen = _newest(fold(log.events(flow=flow, families=("run",)), *known), flow, owner)
+    else:
+        # Of a run that is named no other has to be read.
+        name = run_id.removeprefix(f"{flow}/")
+        told = log.events(flow=flow, run_id=name, families=_FAMILIES)
+        runs = fold(told or log.events(flow=flow, families=("run",)), *known)
+        chosen = _named(runs, flow, name)
     if chosen.status == "running":
         raise UsageError(_still_running(chosen, known[1]))
-    # Asked before the events are read: a scheduler that says more meanwhile is not fenced off, but heard again.
-    is_lost = chosen.status == "lost" and chosen.writer is not None
-    last_seq = log.last_seq(chosen.writer) if is_lost and chosen.writer is not None else -1
-    return _gather(log, chosen, last_seq, known)
+    last_seq = -1
+    if chosen.status == "lost" and chosen.writer is not None:
+        # Asked before the events are read: a scheduler that says more meanwhile is not fenced off, but heard again.
+        last_seq, told = log.last_seq(chosen.writer), []
+    return _gather(log, chosen, last_seq, known, [e for e in told if e.run_uid == chosen.run_uid])
 
 
-def _gather(log: EventLog, chosen: RunState, last_seq: int, known: _Known) -> Origin:
-    """A run, with all it builds on."""
-    recorded = log.events(run_uid=chosen.run_uid, families=_FAMILIES)
-    runs = fold(recorded, *known)
+def _gather(
+    log: EventLog, chosen: RunState, last_seq: int, known: _Known, recorded: list[Event] | None = None
+) -> Origin:
+    """A run, with all it builds on; `recorded` are its events where they were read already."""
+    runs = {chosen.run_uid: chosen}
+    if not recorded:
+        recorded = log.events(run_uid=chosen.run_uid, families=_FAMILIES)
+        runs = fold(recorded, *known)
     uses: dict[tuple[bytes, str, str], list[Event]] = {}
     _collect_uses(recorded, uses)
     last_time_us = recorded[-1].time_us if recorded else 0
