@@ -91,6 +91,9 @@ class SyntheticStorage(LocalStorage):
     def sync_folder(self, path: str) -> None:
         """Not here."""
 
+    def sync_file(self, path: str) -> None:
+        """Not here: of the files of a real store this finds that all is written."""
+
     def _sync_parent(self, target: str) -> None:
         """Not here."""
 
