@@ -97,6 +97,11 @@ class StorageContract:
         assert storage.modified_us("file") >= before_us
         assert not storage.refresh("nothing")
 
+    def test_a_file_is_synced_whoever_wrote_it(self, storage: Storage) -> None:
+        storage.put("journal/one", b"x")
+        storage.sync_file("journal/one")
+        assert storage.get("journal/one") == b"x"
+
     def test_many_requests_at_once_give_their_answers_in_order(self, storage: Storage) -> None:
         for number in range(20):
             storage.put(f"journal/{number}", str(number).encode())
