@@ -117,9 +117,10 @@ def _places_in(graph_text: str | None) -> dict[str, int]:
     import json
 
     graph = json.loads(graph_text) if graph_text else None
-    if not graph:
+    # What another program recorded may say less of its graph.
+    if not graph or "start" not in graph:
         return {}
-    following = {node["name"]: node["next"] for node in graph["steps"]}
+    following = {node["name"]: node["next"] for node in graph.get("steps", ())}
     places: dict[str, int] = {}
     waiting = [graph["start"]]
     while waiting:

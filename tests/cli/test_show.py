@@ -4,7 +4,14 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from weft.lineage import events
+from weft.lineage.events import RunRef
+from weft.lineage.journal import Journal
+from weft.lineage.local import LocalStorage
+
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from tests.cli.conftest import Ask
 
 
@@ -85,3 +92,19 @@ def test_show_of_an_unknown_name_lists_near_ones(pathspec: str, noun: str, near:
 def test_show_of_what_is_no_pathspec_is_wrong_usage(weft: Ask) -> None:
     answer = weft("show", "a//b")
     assert (answer.code, answer.out) == (2, "")
+
+
+@pytest.mark.parametrize("graph", [{}, {"name": "Other"}, {"start": "start", "end": "end"}])
+def test_show_run_whose_graph_says_little(weft: Ask, store_folder: Path, graph: dict[str, str]) -> None:
+    run = RunRef(b"o" * 16, "Other", "1")
+    journal = Journal.create(LocalStorage(str(store_folder)))
+    journal.append(
+        [
+            events.run_started(run, None, {"user": "me", "graph": graph}),
+            events.task_created(run.task("start", "1"), (), (), None),
+            events.run_ended(run, "succeeded", {}),
+        ]
+    )
+    journal.close()
+    record = weft("show", "Other/1", "--json").json
+    assert [row["step"] for row in record["steps"]] == ["start"]
