@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 __all__ = ["resume_flow"]
 
 _LISTED_MAX = 12
+_INDENTED_MAX = 1000
 
 
 def resume_flow(call: Invocation, options: dict[str, Any], step: str | None, given: dict[str, Any]) -> int:
@@ -76,7 +77,9 @@ def _show_plan(call: Invocation, options: dict[str, Any], step: str | None, give
     planned = make_plan(planner, graph, parameters, new_run)
     output = Output(is_json=options["is_json"])
     if output.is_json:
-        output.document(_document(planner, planned))
+        # Thousands of tasks are for programs: they come without line breaks, which are half of the work.
+        show = output.document if len(planned) <= _INDENTED_MAX else output.record
+        show(_document(planner, planned))
     else:
         _print_plan(output, planner, planned)
     return 0
