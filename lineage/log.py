@@ -94,7 +94,8 @@ class EventLog:
                 found = [event for event in found if event.kind in kinds]
             for piece in snapshot.pieces:
                 found.extend(read_piece(self._proofs, piece, flow, run_id, run_uid, families, kinds))
-            found.sort(key=_log_order)
+            if snapshot.pieces:  # The tail is in order.
+                found.sort(key=_log_order)
             return found
 
         return self.at_rest(read)

@@ -7,7 +7,6 @@ nobody knows: what reads them may be reused or not.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from statistics import median
 from typing import Any, NamedTuple
 
 from weft.lineage import events
@@ -152,6 +151,8 @@ class _Rehearsal:
         if own is not None:
             return own
         if self._medians is None:
+            from statistics import median  # Costs as much as planning a hundred tasks.
+
             known: dict[str, list[float]] = {}
             for other in self._planner.history.places:
                 duration_s = self._duration_s(other)
