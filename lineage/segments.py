@@ -7,10 +7,11 @@ come from `events.COLUMNS`, because a wrong field id gives another column's valu
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import os
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
-from weft.lineage.errors import StoreDamaged
+from weft.lineage.errors import NotFound, StoreDamaged
 from weft.lineage.events import COLUMNS, FAMILIES, Event
 from weft.lineage.manifest import (
     FOOTER_KEY,
@@ -35,6 +36,7 @@ __all__ = [
     "encode_parts",
     "encode_table",
     "load_duckdb",
+    "raise_if_gone",
     "read_piece",
     "schema_map_sql",
     "write_segment",
@@ -170,6 +172,7 @@ def _read_files(
         try:
             rows = connection.execute(query, [paths, *parameters]).fetchall()
         except duckdb.Error as error:
+            raise_if_gone(paths, error)
             raise StoreDamaged(
                 f"DuckDB cannot read {', '.join(paths)}: {error}. Run `weft verify`."
             ) from error
@@ -178,6 +181,13 @@ def _read_files(
     for row in rows:
         payload = None if row[at] is None else json.loads(row[at])
         yield upcast(Event._make((*row[:at], payload, *row[at + 1 : epoch], row[epoch] or 0)))
+
+
+def raise_if_gone(paths: Iterable[str], error: Exception) -> None:
+    """Tell a failure to read files that were compacted away since they were proven from damage. Raises: NotFound."""
+    for path in paths:
+        if not os.path.exists(path):
+            raise NotFound(f"{path} is gone. Look again.") from error
 
 
 def load_duckdb() -> Any:

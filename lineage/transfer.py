@@ -32,7 +32,7 @@ from weft.lineage.paths import OBJECTS, JournalName, incoming_path, journal_path
 from weft.lineage.proofs import Proofs
 from weft.lineage.ranges import Range, Ranges
 from weft.lineage.sealed import SealedReader
-from weft.lineage.segments import write_segment
+from weft.lineage.segments import raise_if_gone, write_segment
 from weft.lineage.storage import Storage, get_many
 from weft.lineage.wanted import Wanted
 
@@ -192,11 +192,12 @@ class _Transfer:
     def _ask(self, reader: SealedReader, piece: Piece, wanted: Wanted, *, is_known: bool) -> None:
         """Note what the events of a segment need, once it is proven. Raises: StoreDamaged, NotFound."""
         files = piece.segment.files.values()
-        Proofs(self._source).prove(files)
+        paths = Proofs(self._source).prove(files)
         try:
             queries = reader.queries(piece.segment, piece.only)
             wanted.add_sealed(reader.connection, queries, is_known=is_known)
         except reader.error as error:
+            raise_if_gone(paths, error)
             path = next(iter(files)).path
             raise StoreDamaged(f"DuckDB cannot read {path}: {error}. Run `weft verify`.") from error
 

@@ -422,6 +422,8 @@ class _Verification:
             # Compacted since it was listed: what stands for it was proven before it went.
             return 0
         except reader.error as error:
+            if any(not self._storage.exists(file.path) for file in segment.files.values()):
+                return 0
             if type(error).__name__ == "OutOfMemoryException":
                 # That is nothing about the store.
                 raise StoreUnavailable(

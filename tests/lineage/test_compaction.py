@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pyarrow as pa
@@ -367,4 +367,27 @@ def test_reader_lists_again_when_segments_are_compacted_away() -> None:
     before = EventLog(storage).events()
     storage.is_armed = True
     assert EventLog(storage).events() == before
+    assert len(EventLog(storage).segments()) == 1
+
+
+def test_reader_lists_again_when_segments_go_after_they_were_proven(tmp_path: Path) -> None:
+    class Compacting(LocalStorage):
+        """Compacts and removes the segments just after it has said where their files lie."""
+
+        is_armed = False
+
+        def localize(self, paths: Sequence[str]) -> list[str]:
+            found = super().localize(paths)
+            if self.is_armed:
+                self.is_armed = False
+                tidy(self)
+            return found
+
+    storage = Compacting(str(tmp_path / "store"))
+    write_runs(storage, range(3))
+    log = EventLog(storage)
+    before = log.events()
+    storage.is_armed = True
+    assert log.events() == before
+    assert not storage.is_armed
     assert len(EventLog(storage).segments()) == 1
