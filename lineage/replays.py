@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from math import inf, nan
 from typing import Any, NamedTuple
 
@@ -33,13 +33,20 @@ class Replay(NamedTuple):
 
 
 def replay(
-    connection: Any, query: str, ranges: Ranges, sorted_events: int = _SORTED_EVENTS
+    connection: Any,
+    query: str,
+    ranges: Ranges,
+    sorted_events: int = _SORTED_EVENTS,
+    progress: Callable[[int], None] | None = None,
 ) -> Iterator[Replay]:
-    """Check the ranges of one segment, whose events `query` selects. Raises: DuckDB's errors."""
+    """Check the ranges of one segment, whose events `query` selects.
+
+    `progress` is told of each few thousand events. Raises: DuckDB's errors.
+    """
     waiting = iter(ranges)
     upcoming = next(waiting, None)
     active: list[_Running] = []
-    for row in _in_order(connection, query, _cuts(ranges, sorted_events)):
+    for row in _in_order(connection, query, _cuts(ranges, sorted_events), progress):
         place = (row[0], row[1])
         while upcoming is not None and (upcoming.writer, upcoming.first_seq) <= place:
             active.append(_Running(upcoming))
@@ -73,7 +80,9 @@ def _cuts(ranges: Ranges, sorted_events: int) -> list[tuple[bytes, int]]:
     return sorted(found)
 
 
-def _in_order(connection: Any, query: str, cuts: list[tuple[bytes, int]]) -> Iterator[tuple[Any, ...]]:
+def _in_order(
+    connection: Any, query: str, cuts: list[tuple[bytes, int]], progress: Callable[[int], None] | None
+) -> Iterator[tuple[Any, ...]]:
     """The events by writer and seq, from one cut to the next."""
     names = ", ".join(column.name for column in COLUMNS)
     for low, high in zip([None, *cuts], [*cuts, None], strict=True):
@@ -87,6 +96,8 @@ def _in_order(connection: Any, query: str, cuts: list[tuple[bytes, int]]) -> Ite
         cursor = connection.execute(f"select {names} from ({query}) {where} order by writer, seq", parameters)
         while rows := cursor.fetchmany(_FETCHED_ROWS):
             yield from rows
+            if progress is not None:
+                progress(len(rows))
 
 
 class _Running:

@@ -55,6 +55,9 @@ _NAMED_MAX = 5
 #: Objects that are hashed between two looks at the clock of progress: where reading is far, several at once.
 _OBJECTS_AT_ONCE = 64
 
+#: Working out the hashes of events takes so many times as long as reading them.
+_DEEP_COST = 50
+
 #: A range of one writer as it is compared with others: first seq, last seq, running hash, number of its place.
 _CLAIM = struct.Struct(">16sQQ32sI")
 
@@ -121,7 +124,7 @@ def verify(
     CRC of every frame, running hash of every closed journal, sha256 of every segment file and object,
     gaps and contradictions between ranges, and objects that events name but nobody has. With `is_deep`
     also the running hash of every sealed journal, from its events, and whether every value but pickles can
-    be decoded. `progress` is told how many bytes were read, of how many.
+    be decoded. `progress` is told how much was done, of how much.
 
     Raises: StoreUnavailable; StoreTooNew when a segment is of a later format.
     """
@@ -140,11 +143,13 @@ class _Verification:
         self._objects: dict[bytes, int] = {}
         self._proven: dict[str, list[SegmentFile]] = {}
         self._read_bytes = self._all_bytes = 0
+        self._events_cost = _DEEP_COST if is_deep else 1
         self._value_count = 0
 
     def run(self) -> Report:
         places = (JOURNALS, SEGMENTS, OBJECTS)
-        self._all_bytes = sum(file.size_bytes for place in places for file in self._storage.scan(place))
+        sizes = {place: sum(file.size_bytes for file in self._storage.scan(place)) for place in places}
+        self._all_bytes = sum(sizes.values()) + sizes[SEGMENTS] * self._events_cost
         journals = list(self._check_journals())
         files = self._check_segment_files()
         segments = segments_of(files)
@@ -172,6 +177,11 @@ class _Verification:
             self._read_bytes += file.size_bytes
             if named(file.path) is not None:
                 yield file
+
+    def _advance(self, size_bytes: int) -> None:
+        self._read_bytes += size_bytes
+        if self._progress is not None:
+            self._progress(self._read_bytes, self._all_bytes)
 
     def _unreadable(self, path: str, error: StoreError) -> None:
         self._add(path, None, None, f"it cannot be read: {error}", "what it holds", _UNREADABLE_ADVICE)
@@ -417,6 +427,8 @@ class _Verification:
             needs.take_sealed(reader.connection, read, self._objects)
             if self._is_deep:
                 self._check_deep(reader, segment, whole)
+            else:
+                self._advance(segment.size_bytes)
             return sum(counts.values() if piece.only is None else reader.counts(read).values())
         except NotFound:
             # Compacted since it was listed: what stands for it was proven before it went.
@@ -446,7 +458,14 @@ class _Verification:
 
     def _check_deep(self, reader: SealedReader, segment: Segment, queries: Mapping[str, str]) -> None:
         path = next(iter(segment.files.values())).path
-        for r, reason in replay(reader.connection, " union all ".join(queries.values()), segment.ranges):
+        cost = segment.size_bytes * self._events_cost / max(1, segment.event_count)
+        found = replay(
+            reader.connection,
+            " union all ".join(queries.values()),
+            segment.ranges,
+            progress=lambda count: self._advance(int(cost * count)),
+        )
+        for r, reason in found:
             reason = f"seq {r.first_seq} to {r.last_seq} of writer {r.writer.hex()}: {reason}"
             self._add(path, None, None, reason, f"{r.last_seq - r.first_seq + 1} events", _FILE_ADVICE)
         for value in reader.values(list(queries.values())):

@@ -392,3 +392,13 @@ def test_of_very_many_missing_objects_some_are_named_and_all_are_counted(
     assert found[0].affected == "Hello/1/fit/0/x and 6 more"
     assert found[3].reason == "7 more objects are missing"
     assert len(found) == 4
+
+
+@pytest.mark.parametrize("is_deep", [False, True])
+def test_progress_goes_on_while_events_are_checked(is_deep: bool) -> None:
+    storage = sealed_store()
+    told: list[tuple[int, int]] = []
+    verify(storage, is_deep=is_deep, progress=lambda done, total: told.append((done, total)))
+    assert told == sorted(told)
+    size_bytes = sum(file.size_bytes for file in storage.scan(""))
+    assert size_bytes < told[-1][0] <= told[-1][1]
