@@ -13,10 +13,10 @@ from benchmarks.measure import best_of
 from benchmarks.report import Figure, answer_of
 from benchmarks.workloads import Size
 from weft.lineage import view_sql
+from weft.lineage.engine import load_engine
 from weft.lineage.local import LocalStorage
 from weft.lineage.paths import SEGMENTS
 from weft.lineage.store import Store
-from weft.lineage.views import load_engine
 
 __all__ = ["measure_lineage"]
 

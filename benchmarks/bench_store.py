@@ -11,11 +11,11 @@ from benchmarks.measure import best_of, run_python
 from benchmarks.report import Figure, answer_of
 from benchmarks.workloads import Size, run_events
 from weft.lineage.description import create_store
+from weft.lineage.engine import load_engine
 from weft.lineage.journal import Journal
 from weft.lineage.local import LocalStorage
 from weft.lineage.log import EventLog
 from weft.lineage.store import Store
-from weft.lineage.views import load_engine
 
 __all__ = ["measure_list"]
 

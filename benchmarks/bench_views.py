@@ -15,10 +15,10 @@ from benchmarks.report import Figure
 from weft.lineage import folds
 from weft.lineage.checkpoint import CHECKPOINTS, DESCRIPTION_PATH
 from weft.lineage.checkpointing import refresh_checkpoint
+from weft.lineage.engine import load_engine
 from weft.lineage.local import LocalStorage
 from weft.lineage.log import EventLog
 from weft.lineage.store import Store
-from weft.lineage.views import load_engine
 
 __all__ = ["measure_views"]
 

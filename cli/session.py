@@ -64,6 +64,9 @@ class Session(NamedTuple):
 
         Raises: StoreError, NotFound.
         """
+        from weft.lineage.engine import prepare
+
+        prepare()
         from weft.lineage.store import open_store
 
         with open_store(self.store_url, as_of=self.as_of) as store:

@@ -38,7 +38,6 @@ from weft.lineage.proofs import sha256_of_file
 from weft.lineage.sight import sealed_file
 from weft.lineage.sources import Sealed
 from weft.lineage.storage import Storage
-from weft.lineage.views import load_engine
 
 __all__ = ["CheckpointReport", "refresh_checkpoint"]
 
@@ -173,7 +172,7 @@ def _fold(
 
     earlier = known.parts if known is not None else []
     folded = None if known is None else known.folded(storage)
-    folds = Folds(load_engine(), Sealed(tuple(files), folded), None, prove, folder, is_building=True)
+    folds = Folds(Sealed(tuple(files), folded), None, prove, folder, is_building=True)
     try:
         folds.need_states(FOLDED)
         fresh = folds.rows_in("state.counted" if known is None else "dirty.counted")

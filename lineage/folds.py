@@ -13,6 +13,7 @@ from typing import Any
 
 from weft.lineage import fold_sql
 from weft.lineage.codec import row_of
+from weft.lineage.engine import connect
 from weft.lineage.events import COLUMNS, FAMILIES, Event, family_of
 from weft.lineage.fold_sql import Moment
 from weft.lineage.sources import Folded, Sealed, upcast_rows
@@ -21,8 +22,6 @@ __all__ = ["FOLDED", "Folds", "is_small"]
 
 #: Segments up to this size together are copied into memory, so that folds of them can be kept.
 COPIED_BYTES_MAX = 8 * 1024 * 1024
-_THREADS_MAX = 8
-_MEMORY_BYTES_MIN = 512 * 1024 * 1024
 
 _COLUMN_TYPES = {column.name: column.sql_type for column in COLUMNS}
 _KEYS = "run_uid, flow, run_id"
@@ -58,14 +57,12 @@ class Folds:
 
     def __init__(
         self,
-        engine: Any,
         sealed: Sealed,
         as_of_us: int | None = None,
         prove: Callable[[Sequence[str]], None] | None = None,
         spill_folder: str = "",
         is_building: bool = False,
     ) -> None:
-        self._engine = engine
         self._sealed = sealed
         self._as_of_us = as_of_us
         self._prove = prove
@@ -88,7 +85,7 @@ class Folds:
         self._kept = _BUILT if is_building else _KEPT
         self._is_small = not is_building and is_small(sealed.sizes_bytes())
         self._folded = None if self._is_small else sealed.folded
-        self.connection = engine.connect(":memory:", config=_config(spill_folder))
+        self.connection = connect(spill_folder)
         columns = ", ".join(f"{column.name} {column.sql_type}" for column in COLUMNS)
         hot = [f"create table {self._hot(family)} ({columns})" for family in FAMILIES]
         self.connection.execute(
@@ -449,15 +446,3 @@ def _quoted(text: str) -> str:
 
 def _texts(values: Iterable[str]) -> str:
     return ", ".join(f"'{_quoted(value)}'" for value in sorted(values))
-
-
-def _config(spill_folder: str) -> dict[str, Any]:
-    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 4
-    return {
-        "threads": min(_THREADS_MAX, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 2),
-        "memory_limit": f"{max(_MEMORY_BYTES_MIN, memory)}B",
-        "temp_directory": spill_folder,
-        "autoinstall_known_extensions": False,
-        "autoload_known_extensions": False,
-        "python_enable_replacements": False,
-    }

@@ -24,7 +24,7 @@ from weft.lineage.sight import FileGone, Prover, Sight, look
 from weft.lineage.sources import Sealed
 from weft.lineage.storage import Storage
 from weft.lineage.stores import open_storage
-from weft.lineage.views import Views, load_engine
+from weft.lineage.views import Views
 
 if TYPE_CHECKING:
     from datetime import datetime
@@ -59,7 +59,6 @@ class Store:
         self.objects = Objects(storage)
         self._log = EventLog(storage)
         self._lock = RLock()
-        self._engine = load_engine()
         self._views: Views | None = None
         self._listing: object = None
         self._sight = Sight(Sealed(), {}, [], None)
@@ -297,9 +296,7 @@ class Store:
 
     def _open_views(self, files: Sequence[str]) -> Views:
         """A new connection that also lets queries read `files`."""
-        views = Views(
-            self._engine, self._sight.sealed, self.as_of_us, files, self._prover.prove, self._spill_folder()
-        )
+        views = Views(self._sight.sealed, self.as_of_us, files, self._prover.prove, self._spill_folder())
         views.add(self._sight.tail)
         if files:
             views.set_clock(self._liveness, self.as_of_us or clock.now_us())

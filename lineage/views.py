@@ -6,10 +6,10 @@ The database is a cache: nothing is lost with it.
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
-from importlib import import_module
 from typing import Any
 
 from weft.lineage import fence, view_sql
+from weft.lineage.engine import load_engine
 from weft.lineage.errors import QueryError
 from weft.lineage.events import FAMILIES
 from weft.lineage.fold_sql import FOLDS, STATES
@@ -20,7 +20,7 @@ from weft.lineage.sight import FileGone
 from weft.lineage.sources import Sealed
 from weft.lineage.summaries import SUMMARIES
 
-__all__ = ["Views", "load_engine"]
+__all__ = ["Views"]
 
 _UNLIMITED = Limits()
 
@@ -39,17 +39,6 @@ _FAMILIES: dict[str, tuple[str, ...]] = {
 _REUSING = frozenset(name for name, folds in view_sql.FOLDS_OF.items() if "reuses" in folds)
 
 
-def load_engine() -> Any:
-    """DuckDB's module, without its Python wrappers: they cost 80 ms and are needed only for frames.
-
-    The bare module's name is private, so another version may lack it.
-    """
-    try:
-        return import_module("_duckdb")
-    except ImportError:
-        return import_module("duckdb")
-
-
 class Views(Folds):
     """One connection that carries the views. Not safe to use from two threads at once.
 
@@ -58,14 +47,14 @@ class Views(Folds):
 
     def __init__(
         self,
-        engine: Any,
         sealed: Sealed,
         as_of_us: int | None = None,
         readable: Sequence[str] = (),
         prove: Callable[[Sequence[str]], None] | None = None,
         spill_folder: str = "",
     ) -> None:
-        super().__init__(engine, sealed, as_of_us, prove, spill_folder)
+        super().__init__(sealed, as_of_us, prove, spill_folder)
+        self._engine = load_engine()
         #: The SQL each view was made of last.
         self._shown: dict[str, str] = {}
         self._results = 0

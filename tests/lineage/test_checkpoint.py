@@ -24,7 +24,7 @@ from weft.lineage.log import EventLog
 from weft.lineage.sources import Sealed
 from weft.lineage.store import Store
 from weft.lineage.view_sql import VIEWS
-from weft.lineage.views import Views, load_engine
+from weft.lineage.views import Views
 
 NUMBERS = "select run_id, step, task_id, name, value_number, digest from artifacts where value_number > 1"
 #: The views that are made from states; all others read events alone.
@@ -204,7 +204,7 @@ def answers(rows: Any, views: Iterable[str] = VIEWS) -> dict[str, list[str]]:
 
 def expected(log: EventLog, as_of_us: int | None = None) -> dict[str, list[str]]:
     """What a fold of all events in memory shows."""
-    views = Views(load_engine(), Sealed(), as_of_us)
+    views = Views(Sealed(), as_of_us)
     views.add(log.events())
     live = log.live_writers() if as_of_us is None else set()
     liveness = {writer: writer in live for writer, _ in views.unended()} if as_of_us is None else {}

@@ -14,7 +14,7 @@ from weft.lineage.events import Event, Level, RunRef
 from weft.lineage.ids import Pathspec
 from weft.lineage.projections import LEASE_US, RunState, fold
 from weft.lineage.sources import Sealed
-from weft.lineage.views import Views, load_engine
+from weft.lineage.views import Views
 
 TEXT, NUMBER, SIZE, TIME = "VARCHAR", "DOUBLE", "BIGINT", "TIMESTAMP"
 #: The columns that docs and users rely on.
@@ -48,7 +48,7 @@ def views_of(
     live: frozenset[bytes] = frozenset(),
     as_of_us: int | None = None,
 ) -> Views:
-    views = Views(load_engine(), Sealed(), as_of_us)
+    views = Views(Sealed(), as_of_us)
     views.add(events)
     views.set_clock({**dict.fromkeys(live, True), **dict.fromkeys(dead, False)}, now_us)
     return views

@@ -1,0 +1,68 @@
+"""DuckDB in this process: its module, and connections that read no settings of the user and load no extensions."""
+
+from __future__ import annotations
+
+import os
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from threading import Thread
+
+__all__ = ["connect", "load_engine", "prepare"]
+
+_THREADS_MAX = 8
+_MEMORY_BYTES_MIN = 512 * 1024 * 1024
+
+#: A connection that is being made while the process does something else, once.
+_prepared: tuple[Thread, list[Any]] | None = None
+
+
+def load_engine() -> Any:
+    """DuckDB's module, without its Python wrappers: they cost 80 ms and are needed only for frames.
+
+    The bare module's name is private, so another version may lack it.
+    """
+    try:
+        return import_module("_duckdb")
+    except ImportError:
+        return import_module("duckdb")
+
+
+def prepare() -> None:
+    """Begin to make a connection in a thread: it takes 15 ms, in which a command can import what it needs."""
+    global _prepared
+    from threading import Thread
+
+    made: list[Any] = []
+    thread = Thread(target=lambda: made.append(_connect()), name="weft-engine")
+    _prepared = (thread, made)
+    thread.start()
+
+
+def connect(spill_folder: str) -> Any:
+    """A connection to a database in memory of its own; it spills to `spill_folder`, nowhere if empty."""
+    global _prepared
+    connection = None
+    if _prepared is not None:
+        (thread, made), _prepared = _prepared, None
+        thread.join()
+        # What failed there fails here again, and says why.
+        connection = made[0] if made else None
+    connection = connection or _connect()
+    folder = spill_folder.replace("'", "''")
+    connection.execute(f"set temp_directory = '{folder}'")
+    return connection
+
+
+def _connect() -> Any:
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 4
+    config = {
+        "threads": min(_THREADS_MAX, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 2),
+        "memory_limit": f"{max(_MEMORY_BYTES_MIN, memory)}B",
+        "temp_directory": "",
+        "autoinstall_known_extensions": False,
+        "autoload_known_extensions": False,
+        "python_enable_replacements": False,
+    }
+    return load_engine().connect(":memory:", config=config)
