@@ -26,7 +26,11 @@ def run_to_exit(group: click.Group, arguments: list[str], prog_name: str) -> NoR
         # The reader has what it wanted. The interpreter would flush once more at its end and complain.
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
         code = 0
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, Exception) as error:
+        from weft.lineage.engine import is_interrupt
+
+        if not is_interrupt(error):
+            raise
         code = 1
     sys.exit(code)
 

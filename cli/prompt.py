@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from weft.cli.format import format_count, format_duration
 from weft.cli.output import Output, print_error
 from weft.lineage import clock
+from weft.lineage.engine import is_interrupt
 from weft.lineage.errors import StoreError, UsageError
 from weft.lineage.view_sql import VIEW_NAMES
 
@@ -98,7 +99,8 @@ class Prompt:
             readline.parse_and_bind("tab: complete")
         self._output.line(_GREETING, "dim")
         try:
-            self._read()
+            while not self._read():
+                pass
         finally:
             if readline is not None:
                 readline.set_completer(None)
@@ -106,7 +108,18 @@ class Prompt:
                     os.makedirs(os.path.dirname(history), mode=0o700, exist_ok=True)
                     readline.write_history_file(history)
 
-    def _read(self) -> None:
+    def _read(self) -> bool:
+        """Whether this is the end, and not a Ctrl-C: what was typed so far is dropped then, as shells do."""
+        try:
+            self._read_lines()
+        except KeyboardInterrupt:
+            # Another one may come while this one is answered.
+            with contextlib.suppress(KeyboardInterrupt):
+                self._output.line()
+            return False
+        return True
+
+    def _read_lines(self) -> None:
         lines: list[str] = []
         while True:
             try:
@@ -122,10 +135,6 @@ class Prompt:
                 elif text.endswith(";"):
                     lines = []
                     self._ask(text)
-            except KeyboardInterrupt:
-                # What was typed so far is dropped, as shells do.
-                self._output.line()
-                lines = []
             except EOFError:
                 self._output.line()
                 return
@@ -136,11 +145,13 @@ class Prompt:
             result = self._store.sql(query)
             took_s = clock.monotonic_s() - began_s
             self._show(result)
-        except KeyboardInterrupt:
-            self._output.line("cancelled", "yellow")
-            return
         except (UsageError, StoreError, LookupError) as error:
             print_error(str(error))
+            return
+        except (KeyboardInterrupt, Exception) as error:
+            if not is_interrupt(error):
+                raise
+            self._output.line("cancelled", "yellow")
             return
         if self._is_timed:
             self._output.line(f"{format_count(len(result), 'row')} in {format_duration(took_s)}", "dim")

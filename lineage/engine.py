@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from threading import Thread
 
-__all__ = ["connect", "load_engine", "prepare"]
+__all__ = ["connect", "is_interrupt", "load_engine", "prepare"]
 
 _THREADS_MAX = 8
 _MEMORY_BYTES_MIN = 512 * 1024 * 1024
@@ -27,6 +27,15 @@ def load_engine() -> Any:
         return import_module("_duckdb")
     except ImportError:
         return import_module("duckdb")
+
+
+def is_interrupt(error: BaseException) -> bool:
+    """Whether this is a Ctrl-C; DuckDB makes other errors of one that comes in its calls, or in what it imports."""
+    if isinstance(error, KeyboardInterrupt):
+        return True
+    text = str(error)
+    is_from_import = "failed to import, due to the following Python exception" in text
+    return text == "Query interrupted" or (is_from_import and text.rstrip().endswith("KeyboardInterrupt:"))
 
 
 def prepare() -> None:

@@ -49,17 +49,19 @@ def run_interruptible(call: Callable[[], T], interrupt: Callable[[], None], seco
     thread.start()
     broken_off: BaseException | None = None
     left_s = float("inf") if seconds is None else seconds
-    try:
-        while not done.wait(min(_TICK_S, max(0.0, left_s))):
-            left_s -= _TICK_S
-            if left_s <= 0:
-                broken_off = TimeIsUp()
-                break
-    except KeyboardInterrupt as error:
-        broken_off = error
-    while broken_off is not None and not done.wait(_TICK_S):
-        # Said again: a call that had not begun yet does not hear it.
-        interrupt()
+    while not done.is_set():
+        try:
+            if broken_off is not None:
+                # Said again: a call that had not begun yet does not hear it.
+                interrupt()
+                done.wait(_TICK_S)
+            elif not done.wait(min(_TICK_S, max(0.0, left_s))):
+                left_s -= _TICK_S
+                if left_s <= 0:
+                    broken_off = TimeIsUp()
+        except KeyboardInterrupt as error:
+            # A second one changes nothing: the call is waited for in any case.
+            broken_off = broken_off or error
     thread.join()
     if broken_off is not None:
         raise broken_off

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Self, TypeVar
 from weft.lineage import clock, fence, view_sql
 from weft.lineage.checkpoint import Checkpoint, CheckpointBroken
 from weft.lineage.description import find_store, read_description
+from weft.lineage.engine import is_interrupt
 from weft.lineage.errors import NotFound, StoreUnavailable, UsageError
 from weft.lineage.events import Event
 from weft.lineage.folds import is_small
@@ -260,6 +261,12 @@ class Store:
                 self._views = None
             except FileGone:
                 self._views = None
+            except (KeyboardInterrupt, Exception) as error:
+                if not is_interrupt(error):
+                    raise
+                # What was being made may be half made.
+                self._views = None
+                raise KeyboardInterrupt from error
         raise StoreUnavailable(f"The files of {self.url} keep changing while they are read. Try again.")
 
     def _refreshed(self) -> Views:

@@ -50,7 +50,12 @@ class Terminal:
         while text not in self._shown:
             readable, _, _ = select.select([self._master], [], [], max(0.0, deadline - time.monotonic()))
             assert readable, f"{text!r} never came; shown: {self._shown!r}"
-            self._shown += os.read(self._master, 65536).decode()
+            try:
+                self._shown += os.read(self._master, 65536).decode()
+            except OSError as error:
+                raise AssertionError(
+                    f"it ended with {self.process.wait(_WAIT_S)}: {self._shown!r}"
+                ) from error
         before, _, self._shown = self._shown.partition(text)
         return before
 
