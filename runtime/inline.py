@@ -24,6 +24,9 @@ from weft.runtime.scheduler import LEASE_RENEWAL_S, Watcher, lease_of
 
 __all__ = ["InlineRunner"]
 
+#: Hooks of a fork cannot be taken back.
+_has_hooks = False
+
 
 class InlineRunner:
     """Carries a run from its first event to its last without another process."""
@@ -58,6 +61,7 @@ class InlineRunner:
             for number in (signal.SIGINT, signal.SIGTERM)
             if signal.getsignal(number) is not signal.SIG_IGN
         }
+        _let_forks_end_by(signal.SIGTERM)
         try:
             return self._run()
         finally:
@@ -135,6 +139,31 @@ class InlineRunner:
         self._ledger.record(batch, items)
         if self._ledger.is_commit_due(has_room=True):
             self._ledger.sync()
+
+
+def _let_forks_end_by(number: int) -> None:
+    """A process that a step forks, as a pool does, ends by this signal from its first moment on.
+
+    It would inherit a handler in Python, which may never run: what comes in while it is forked is dropped.
+    """
+    global _has_hooks
+    if _has_hooks:
+        return
+    import signal
+
+    def begin() -> None:
+        signal.pthread_sigmask(signal.SIG_BLOCK, [number])
+
+    def go_on() -> None:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, [number])
+
+    def begin_child() -> None:
+        if callable(signal.getsignal(number)):
+            signal.signal(number, signal.SIG_DFL)
+        go_on()
+
+    os.register_at_fork(before=begin, after_in_parent=go_on, after_in_child=begin_child)
+    _has_hooks = True
 
 
 def _rest_of(streams: list[ConsoleStream]) -> list[Event]:
