@@ -23,9 +23,9 @@ from weft.lineage.manifest import (
     pieces_of,
     segments_of,
 )
-from weft.lineage.paths import JOURNALS, SEGMENTS, JournalName, incoming_id, journal_name
+from weft.lineage.paths import JOURNALS, SEGMENTS, JournalName, incoming_id, journal_name, journal_path
 from weft.lineage.proofs import Proofs
-from weft.lineage.ranges import Spans
+from weft.lineage.ranges import Ranges, Spans
 from weft.lineage.sealing import SealReport, grace_of, seal_journals, take_lock
 from weft.lineage.segments import read_piece
 from weft.lineage.storage import Storage, StoredFile
@@ -360,10 +360,37 @@ class EventLog:
                 is_elsewhere = all(
                     (r.writer, r.first_seq) in journals or coverage.holds(*r[:3]) for r in segment.ranges
                 )
+            else:
+                is_elsewhere = self._is_copied(segment, journals, whole)
             if not is_elsewhere:
                 path = next(iter(segment.files.values())).path
                 found.append((path, f"the files of its segment for {', '.join(segment.missing)} are gone"))
         return found
+
+    def _is_copied(self, segment: Segment, journals: set[JournalName], whole: list[Ranges]) -> bool:
+        """Whether all that is left of a segment without ranges lies elsewhere.
+
+        They are published first and removed last: a folder that is copied meanwhile may lack them.
+        """
+        from weft.lineage.sealed import SealedReader
+
+        with SealedReader.opened(self.storage) as reader:
+            try:
+                spans = list(reader.spans(reader.queries(segment)))
+            except (NotFound, reader.error):
+                return False
+        writers = {writer for writer, _, _ in spans}
+        held = [r[:3] for ranges in whole for r in ranges.of_writers(writers)]
+        for name in journals:
+            if name.writer in writers:
+                path = journal_path(name)
+                try:
+                    seqs = [event.seq for event in self._events_in(path, name, self.storage.get(path))]
+                except NotFound:
+                    continue
+                held += [(name.writer, min(seqs), max(seqs))] if seqs else []
+        covered = Spans.of(held)
+        return all(covered.holds(*span) for span in spans)
 
 
 def _holds(spans: Spans, event: Event) -> bool:

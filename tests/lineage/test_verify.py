@@ -13,6 +13,7 @@ import pytest
 from weft.lineage import events as ev
 from weft.lineage import needs
 from weft.lineage.columns import Columns
+from weft.lineage.errors import StoreDamaged
 from weft.lineage.events import RunRef
 from weft.lineage.journal import Journal
 from weft.lineage.local import LocalStorage
@@ -287,6 +288,7 @@ def test_missing_segment_file_is_damage() -> None:
 def test_segment_copied_while_it_was_published_is_no_damage_while_its_journal_is_there() -> None:
     storage = MemoryStorage()
     write_run(storage).close()
+    count = len(list(EventLog(storage).events()))
     EventLog(storage).seal(force=True)
     # A copy goes through the folders in any order: it was at that of the last file when all were published.
     for path in storage.list("log")[:-1]:
@@ -294,8 +296,11 @@ def test_segment_copied_while_it_was_published_is_no_damage_while_its_journal_is
     report = verify(storage)
     assert report.is_sound
     assert "are not here" in reasons(report)
+    assert len(list(EventLog(storage).events())) == count
     for path in storage.list("journal"):
         storage.delete(path)
+    with pytest.raises(StoreDamaged, match="are gone"):
+        list(EventLog(storage).events())
     report = verify(storage)
     assert not report.is_sound
     assert "are gone" in reasons(report)
