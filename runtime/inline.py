@@ -150,15 +150,20 @@ def _let_forks_end_by(number: int) -> None:
     if _has_hooks:
         return
     import signal
+    from threading import local
+
+    #: What the thread that forks had blocked before.
+    before = local()
 
     def begin() -> None:
-        signal.pthread_sigmask(signal.SIG_BLOCK, [number])
+        before.mask = signal.pthread_sigmask(signal.SIG_BLOCK, [number])
 
     def go_on() -> None:
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, [number])
+        signal.pthread_sigmask(signal.SIG_SETMASK, before.mask)
 
     def begin_child() -> None:
-        if callable(signal.getsignal(number)):
+        # Only the handler of a run: what else there is was set by who forks.
+        if isinstance(getattr(signal.getsignal(number), "__self__", None), InlineRunner):
             signal.signal(number, signal.SIG_DFL)
         go_on()
 
