@@ -10,11 +10,12 @@ from typing import Any, NoReturn
 import click
 
 from weft.cli.entry import run_to_exit
-from weft.cli.invocation import Invocation, checked_graph, existing_store, flow_command
+from weft.cli.invocation import Invocation, checked_graph, configs_given, existing_store, flow_command
 from weft.cli.output import Output
 from weft.lineage.description import STORE_FOLDER
 from weft.lineage.ids import parse_pathspec
 from weft.lineage.version import VERSION
+from weft.runtime.config import configs_of, parameters_without_configs, settle
 from weft.runtime.flow import FlowSpec
 from weft.runtime.parameters import Parameter, parameters_of
 
@@ -46,11 +47,18 @@ def _group(flow_class: type[FlowSpec]) -> click.Group:
         metavar="DECO",
         help="Add a decorator to every step: retry:times=2.",
     )
+    @_config_options(flow_class)
     @click.pass_context
     def group(
-        ctx: click.Context, store_url: str | None, quiet: bool, decorators: tuple[str, ...]
+        ctx: click.Context,
+        /,
+        store_url: str | None,
+        quiet: bool,
+        decorators: tuple[str, ...],
+        config_files: tuple[tuple[str, str], ...] = (),
+        config_values: tuple[tuple[str, str], ...] = (),
     ) -> int | None:
-        ctx.obj = Invocation(flow_class, store_url, quiet, decorators)
+        ctx.obj = Invocation(flow_class, store_url, quiet, decorators, (config_files, config_values))
         if ctx.invoked_subcommand is None:
             status = _check_flow(ctx.obj)
             Output(sys.stderr).line(f"`{ctx.obj.command('run')}` runs it; `--help` lists the commands.")
@@ -71,6 +79,25 @@ def _group(flow_class: type[FlowSpec]) -> click.Group:
     return group
 
 
+def _config_options(flow_class: type[FlowSpec]) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """The options that give configs, for a flow that has any."""
+    configs = configs_of(flow_class).values()
+
+    def add(command: Callable[..., Any]) -> Callable[..., Any]:
+        if not configs:
+            return command
+        told = "; ".join(f"{c.name}: {c.help}" if c.help else c.name for c in configs)
+        options = (
+            click.option("--config", "config_files", nargs=2, multiple=True, metavar="NAME FILE", help=f"Read a config from FILE ({told})."),
+            click.option("--config-value", "config_values", nargs=2, multiple=True, metavar="NAME JSON", help="Give a config as text."),
+        )  # fmt: skip
+        for option in reversed(options):
+            command = option(command)
+        return command
+
+    return add
+
+
 def _first_line(flow_class: type[FlowSpec]) -> str:
     doc = (flow_class.__doc__ or "").strip()
     return doc.splitlines()[0] if doc and doc != (FlowSpec.__doc__ or "").strip() else "a flow"
@@ -88,6 +115,7 @@ def _check(call: Invocation) -> int:
 
 def _check_flow(call: Invocation) -> int:
     """Say whether the flow can run. Raises: InvalidFlow naming the first thing to mend."""
+    settle(call.flow_class, configs_given(call, {}))
     checked_graph(call)
     Output(sys.stderr).line(f"{call.flow_class.__name__} is ready to run.", "green")
     return 0
@@ -97,6 +125,7 @@ def _check_flow(call: Invocation) -> int:
 @click.pass_obj
 def _show(call: Invocation) -> int:
     """Show the steps of the flow and where each goes on."""
+    settle(call.flow_class, configs_given(call, {}), is_complete=False)
     graph = checked_graph(call)
     out = Output()
     out.line(f"{graph.name}  {graph.file}:{graph.line}", "bold")
@@ -218,10 +247,11 @@ def _reuse_options(parameters: Iterable[Parameter]) -> Callable[[Callable[..., A
 
 
 def _run_command(flow_class: type[FlowSpec]) -> click.Command:
-    parameters = parameters_of(flow_class)
+    parameters = parameters_without_configs(flow_class)
 
     @click.command("run", epilog="Parameters can be set by WEFT_RUN_<NAME>, too.")
     @_reuse_options(parameters.values())
+    @_config_options(flow_class)
     @_run_options
     @click.pass_obj
     def command(call: Invocation, /, **options: Any) -> int:
@@ -264,10 +294,11 @@ def _resume_options(command: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def _resume_command(flow_class: type[FlowSpec]) -> click.Command:
-    parameters = parameters_of(flow_class)
+    parameters = parameters_without_configs(flow_class)
 
     @click.command("resume")
     @click.argument("step", required=False)
+    @_config_options(flow_class)
     @_resume_options
     @_run_options
     @click.pass_obj

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import os
 import sys
-from typing import NamedTuple
+from collections.abc import Mapping
+from typing import Any, NamedTuple
 
 from weft.cli.output import print_error
 from weft.lineage.description import STORE_FOLDER, create_store, find_store, read_description
 from weft.lineage.errors import InvalidFlow, NotFound
 from weft.lineage.storage import Storage
 from weft.lineage.stores import open_storage
+from weft.runtime.config import configs_of, given_configs
 from weft.runtime.flow import FlowSpec
 from weft.runtime.graph import Graph
 
@@ -18,6 +20,7 @@ __all__ = [
     "Invocation",
     "Opened",
     "checked_graph",
+    "configs_given",
     "existing_store",
     "flow_command",
     "open_for_reading",
@@ -34,6 +37,8 @@ class Invocation(NamedTuple):
     store_url: str | None
     is_quiet: bool
     decorators: tuple[str, ...]
+    #: Names and files, and names and documents, of configs.
+    configs: tuple[tuple[tuple[str, str], ...], tuple[tuple[str, str], ...]] = ((), ())
 
     @property
     def script(self) -> str:
@@ -81,6 +86,15 @@ def checked_graph(call: Invocation) -> Graph:
     if problems:
         raise InvalidFlow(problems[-1].message, problems[-1].path, problems[-1].line)
     return graph
+
+
+def configs_given(call: Invocation, options: Mapping[str, Any]) -> dict[str, Any]:
+    """The configs that are given before and after the command, or by the environment. Raises: UsageError."""
+    if not configs_of(call.flow_class):
+        return {}
+    files = [*call.configs[0], *options.get("config_files", ())]
+    documents = [*call.configs[1], *options.get("config_values", ())]
+    return given_configs(call.flow_class, dict(files), dict(documents), os.environ)
 
 
 def existing_store(call: Invocation) -> str:

@@ -6,7 +6,7 @@ import os
 from typing import TYPE_CHECKING, Any
 
 from weft.cli.format import escape_controls, format_duration
-from weft.cli.invocation import Invocation, open_for_reading
+from weft.cli.invocation import Invocation, checked_graph, configs_given, open_for_reading
 from weft.cli.output import Output
 from weft.cli.run import Launch, user_name
 from weft.lineage import clock
@@ -14,7 +14,8 @@ from weft.lineage.collector import CollectorPause
 from weft.lineage.errors import NotFound, UsageError
 from weft.lineage.ids import parse_pathspec
 from weft.lineage.objects import Objects
-from weft.runtime.parameters import constants_of, parameters_of, resolve
+from weft.runtime.config import configs_of, parameters_without_configs, settle
+from weft.runtime.parameters import constants_of, resolve
 
 if TYPE_CHECKING:
     from weft.lineage.storage import Storage
@@ -36,24 +37,33 @@ def resume_flow(call: Invocation, options: dict[str, Any], step: str | None, giv
     from weft.runtime.origin import Owner, choose_origin
 
     _check_options(options, step)
+    configs = configs_given(call, options)
+    settle(call.flow_class, configs, is_complete=False)
     if options["is_plan"]:
         with CollectorPause(is_final=True):
-            return _show_plan(call, options, step, given)
+            return _show_plan(call, options, step, given, configs)
     with Launch(call, options) as launch:
         store = open_for_reading(call)
         owner = Owner(user_name(), store.store_id)
         run, task = _named_origin(call, options)
         with CollectorPause(is_final=True):
             origin = choose_origin(store.storage, call.flow_class.__name__, owner, run)
-            planner = _planner(call, launch.graph, store.storage, origin, options, step, task, bool(given))
-        values = _values(call, planner, given, owner.user)
+            is_given = bool(given or configs)
+            configs, documents = _settle(call, origin, store.storage, configs, owner.user)
+            planner = _planner(call, launch.graph, store.storage, origin, options, step, task, is_given)
+        values = _values(call, planner, given, documents, owner.user) | configs
         distrusted = () if options["trust"] else _runs_of_others(origin, owner)
         _check_kept(planner, values, distrusted)
         return launch.execute(store, values, owner.user, planner, distrusted)
 
 
-def _show_plan(call: Invocation, options: dict[str, Any], step: str | None, given: dict[str, Any]) -> int:
-    from weft.cli.invocation import checked_graph
+def _show_plan(
+    call: Invocation,
+    options: dict[str, Any],
+    step: str | None,
+    given: dict[str, Any],
+    configs: dict[str, Any],
+) -> int:
     from weft.lineage.events import RunRef
     from weft.lineage.memory import MemoryStorage
     from weft.runtime.decorators import attach
@@ -69,8 +79,13 @@ def _show_plan(call: Invocation, options: dict[str, Any], step: str | None, give
     owner = Owner(user_name(), store_id)
     run, task = _named_origin(call, options)
     origin = choose_origin(storage, call.flow_class.__name__, owner, run)
-    planner = _planner(call, graph, storage, origin, options, step, task, bool(given))
-    values = _values(call, planner, given, owner.user), constants_of(call.flow_class, FlowSpec)
+    is_given = bool(given or configs)
+    settled, documents = _settle(call, origin, storage, configs, owner.user)
+    planner = _planner(call, graph, storage, origin, options, step, task, is_given)
+    values = (
+        _values(call, planner, given, documents, owner.user) | settled,
+        constants_of(call.flow_class, FlowSpec),
+    )
     new_run = RunRef(clock.random_bytes(16), graph.name, "plan")
     # Values are dumped to know their digests; nothing is kept of them.
     parameters = value_events(new_run, values, planner.parameters, Objects(MemoryStorage()))
@@ -153,15 +168,40 @@ def _place_of(planner: Planner, task: tuple[str, str]) -> TaskPlace:
     return known[task]
 
 
-def _values(call: Invocation, planner: Planner, given: dict[str, Any], user: str) -> dict[str, Any]:
-    """The parameters of the new run: those given, those the origin has, and defaults of those added since."""
+def _values(
+    call: Invocation, planner: Planner, given: dict[str, Any], documents: dict[str, Any], user: str
+) -> dict[str, Any]:
+    """The parameters of the new run: those given, those the origin has, and defaults of those added since.
+
+    A default that comes from a config follows it: where the origin has just that, it is made anew.
+    `documents` are the origin's configs.
+    """
+    from weft.runtime.config import is_default
     from weft.runtime.execution import KEPT
 
-    parameters = parameters_of(call.flow_class)
-    kept = {name for name in planner.parameters if name in parameters}
-    asked = {name: p for name, p in parameters.items() if name not in kept or p.name in given}
+    parameters = parameters_without_configs(call.flow_class)
+    recorded = planner.parameters
+    asked = {
+        name: p
+        for name, p in parameters.items()
+        if name not in recorded or p.name in given or is_default(p, recorded[name].digest, documents)
+    }
     values = resolve(asked, given, os.environ, call.flow_class.__name__, user)
-    return {name: values.get(name, KEPT) if name in asked else KEPT for name in parameters}
+    return {name: values.get(name, KEPT) for name in parameters}
+
+
+def _settle(
+    call: Invocation, origin: Origin, storage: Storage, given: dict[str, Any], user: str
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The configs of the new run, those given, those the origin has, and defaults of those added since; the origin's."""
+    from weft.runtime.origin import configs_of_origin
+
+    if not configs_of(call.flow_class):
+        return {}, {}
+    documents = configs_of_origin(origin, Objects(storage), configs_of(call.flow_class))
+    values = settle(call.flow_class, given, user, documents)
+    checked_graph(call)
+    return dict[str, Any](values), documents
 
 
 def _runs_of_others(origin: Origin, owner: Owner) -> tuple[tuple[str, str], ...]:

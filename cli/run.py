@@ -5,11 +5,12 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING, Any, Self
 
-from weft.cli.invocation import Invocation, Opened, checked_graph, open_for_writing
+from weft.cli.invocation import Invocation, Opened, checked_graph, configs_given, open_for_writing
 from weft.cli.progress import Progress
 from weft.lineage.errors import UsageError
+from weft.runtime.config import parameters_without_configs, settle
 from weft.runtime.decorators import attach
-from weft.runtime.parameters import constants_of, parameters_of, resolve
+from weft.runtime.parameters import constants_of, resolve
 from weft.runtime.template import start_template, take_early
 
 if TYPE_CHECKING:
@@ -32,11 +33,13 @@ def run_flow(call: Invocation, options: dict[str, Any], given: dict[str, Any]) -
     """Run the flow with the parameters that were given; the exit code."""
     flow_class = call.flow_class
     user = user_name()
+    configs = settle(flow_class, configs_given(call, options), user)
     with Launch(call, options) as launch:
-        values = resolve(parameters_of(flow_class), given, os.environ, flow_class.__name__, user)
+        parameters = parameters_without_configs(flow_class)
+        values = resolve(parameters, given, os.environ, flow_class.__name__, user)
         store = open_for_writing(call)
         reuse = _reuse(call, options, launch.graph, store, user)
-        return launch.execute(store, values, user, None, reuse=reuse)
+        return launch.execute(store, values | configs, user, None, reuse=reuse)
 
 
 def _reuse(call: Invocation, options: dict[str, Any], graph: Graph, store: Opened, user: str) -> Reuse | None:

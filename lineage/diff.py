@@ -19,7 +19,18 @@ if TYPE_CHECKING:
 __all__ = ["Cause", "Diff", "Difference", "Effect", "compare"]
 
 #: The kinds of differences, in the order in which causes of one place are told.
-_KINDS = ("flow", "code", "graph", "parameter", "constant", "input", "environment", "task", "artifact")
+_KINDS = (
+    "flow",
+    "code",
+    "graph",
+    "parameter",
+    "config",
+    "constant",
+    "input",
+    "environment",
+    "task",
+    "artifact",
+)
 _PARAMETERS = "_parameters"
 _DONE = ("succeeded", "caught")
 #: Facts of the environment that change no value by themselves.

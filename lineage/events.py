@@ -271,7 +271,10 @@ def code_reached(run: RunRef, payload: Payload) -> Event:
 
 
 def parameter_set(run: RunRef, name: str, content: Content, role: str) -> Event:
-    """A value of the pseudo task `_parameters/0`. `role` is "parameter" or "constant"."""
+    """A value of the pseudo task `_parameters/0`. `role` is "parameter", "constant" or "config".
+
+    A config is a document; each of its keys is a value of its own beside it, named `<config>.<key>`.
+    """
     return _of_run(
         "parameter_set",
         run,

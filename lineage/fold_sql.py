@@ -203,8 +203,9 @@ from %(task)s where attempt > 0 and kind <> 'retry_scheduled' group by all
 
 _PARAMETERS = f"""
 select run_uid, flow, run_id as raw_run_id, name, arg_min(value, {KEY}) as value,
-    arg_min(value_number, {KEY}) as value_number, arg_min(type, {KEY}) as type, arg_min(digest, {KEY}) as digest
-from %(run)s where kind = 'parameter_set' and payload ->> '$.role' = 'parameter' group by all
+    arg_min(value_number, {KEY}) as value_number, arg_min(type, {KEY}) as type, arg_min(digest, {KEY}) as digest,
+    arg_min(payload ->> '$.role', {KEY}) as role
+from %(run)s where kind = 'parameter_set' and payload ->> '$.role' in ('parameter', 'config') group by all
 """
 
 _TAGS = """

@@ -254,7 +254,9 @@ class _Collector:
             {digest for key in changed for side in saved if (digest := side.get(key))}
             | {digest for name in changed_values for side in given if (digest := side.get(name))}
         )
-        parameters = {row[0] for row in self._ask("name", "parameters")}
+        roles = dict(self._ask("name, role", "parameters"))
+        # Of a config the keys that differ are told, not the document around them as well.
+        parted = {name.partition(".")[0] for name in changed_values if "." in name and name in roles}
         artifacts = [
             ArtifactPair(key[0], key[1], known.get(saved[0].get(key, "")), known.get(saved[1].get(key, "")))
             for key in changed
@@ -262,11 +264,12 @@ class _Collector:
         values = [
             ValuePair(
                 name,
-                "parameter" if name in parameters else "constant",
+                roles.get(name, "constant"),
                 known.get(given[0].get(name, "")),
                 known.get(given[1].get(name, "")),
             )
             for name in changed_values
+            if name not in parted
         ]
         equal: dict[tuple[str, str], int] = {}
         for place, name in (saved[0].keys() & saved[1].keys()).difference(changed):

@@ -253,7 +253,7 @@ from every
 
 _V_PARAMETERS = f"""
 select e.flow, %(run_id)s as run_id, e.name, e.value::json as value, e.value_number, e.type,
-    {_digest("e.digest")} as digest
+    {_digest("e.digest")} as digest, e.role
 from state.parameters e %(names)s
 """
 

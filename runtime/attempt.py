@@ -5,18 +5,18 @@ from __future__ import annotations
 import os
 import sys
 import types
-from collections.abc import Iterator
-from typing import Any, NamedTuple, overload
+from typing import Any, NamedTuple
 
 from weft.lineage import clock, events
 from weft.lineage.errors import NotFound, NotSerializable, StoreError, UsageError
-from weft.lineage.events import Content, Event, Level, Payload
+from weft.lineage.events import Content, Event, Payload
 from weft.lineage.ids import Pathspec, digest_from_text, parse_pathspec
 from weft.lineage.objects import Objects
 from weft.lineage.reads import ClientRead
 from weft.lineage.serializers import Dumped, dump, is_pickle, load
+from weft.runtime.config import Config, view_of
 from weft.runtime.current import Running
-from weft.runtime.decorators import Catch, Decorator
+from weft.runtime.decorators import Catch, Decorator, Environment
 from weft.runtime.failures import (
     ExceptionWrapper,
     FailureHandledByCatch,
@@ -26,15 +26,16 @@ from weft.runtime.failures import (
     type_name_of,
 )
 from weft.runtime.flow import FlowSpec, bind, binding_of
+from weft.runtime.inputs import Inputs, InputView, View
 from weft.runtime.items import Item, dump_items
 from weft.runtime.merging import MergeRefused, merge_tables
-from weft.runtime.orders import InputOrder, RunContext, TaskOrder
-from weft.runtime.refs import Ref, Table, content_from, load_ref, read_ref
+from weft.runtime.orders import RunContext, TaskOrder
+from weft.runtime.refs import Ref, content_from, load_ref, read_ref
 from weft.runtime.surroundings import surroundings
 from weft.runtime.track import ExternalUses, Tracking, foreign_use
-from weft.runtime.transition import InvalidNextException, Transition
+from weft.runtime.transition import InvalidNextException
 
-__all__ = ["Attempt", "Inputs", "Outcome"]
+__all__ = ["Attempt", "Outcome"]
 
 
 class Outcome(NamedTuple):
@@ -49,118 +50,7 @@ class _Loaded(NamedTuple):
     digest: bytes | None  # None for values that cannot change
 
 
-class _View:
-    """What a flow object reads through: a table of references and the foreach levels around it."""
-
-    def __init__(
-        self, attempt: Attempt, levels: tuple[Level, ...], items: tuple[Ref, ...], table: Table, owner: str
-    ) -> None:
-        self._attempt = attempt
-        self._levels = levels
-        self._items = items
-        self._loaded_items: dict[int, Any] = {}
-        self.table = dict(table)
-        self.owner = owner
-        self.transition: Transition | None = None
-
-    @property
-    def index(self) -> int | None:
-        return self._levels[-1].position if self._levels else None
-
-    def load(self, name: str) -> Any:
-        """The value of an artifact or parameter, recorded as read.
-
-        Raises: AttributeError, recorded as looked up and absent.
-        """
-        ref = self.table.get(name) or self._attempt.context.parameters.get(name)
-        if ref is None:
-            self._attempt.record_absence(name)
-            raise AttributeError(
-                f"Flow {self._attempt.context.run.flow} has no attribute {name!r} in {self.owner}. "
-                "Set it on self in an earlier step; in a join, take it from inputs or merge_artifacts."
-            )
-        return self._attempt.read(name, ref)
-
-    def load_input(self) -> Any:
-        return self._item(len(self._items) - 1) if self._items else None
-
-    def foreach_stack(self) -> list[tuple[int, int, Any]]:
-        return [
-            (level.position, level.num_splits, self._item(depth)) for depth, level in enumerate(self._levels)
-        ]
-
-    def _item(self, depth: int) -> Any:
-        if depth not in self._loaded_items:
-            level = self._levels[depth]
-            self._loaded_items[depth] = self._attempt.read(level.var, self._items[depth], level.position)
-        return self._loaded_items[depth]
-
-    def merge(self, flow: FlowSpec, inputs: Any, include: list[str], exclude: list[str]) -> None:
-        raise MergeRefused("merge_artifacts belongs to the join's self. Call self.merge_artifacts(inputs).")
-
-    def refuse_set(self, name: str) -> str | None:
-        return None
-
-    def is_inherited(self, name: str) -> bool:
-        return name in self.table
-
-
-class _InputView(_View):
-    """One input of a join."""
-
-    def __init__(self, attempt: Attempt, order: InputOrder) -> None:
-        super().__init__(attempt, order.levels, order.items, order.table, f"step {order.step}")
-        self.order = order
-        self._values: dict[str, Any] = {}
-
-    def load(self, name: str) -> Any:
-        if name not in self._values:
-            self._values[name] = super().load(name)
-        return self._values[name]
-
-
-class Inputs:
-    """The branches that meet in a join, in order; each is a flow object with that branch's artifacts."""
-
-    def __init__(self, attempt: Attempt, orders: tuple[InputOrder, ...]) -> None:
-        self._attempt = attempt
-        self._orders = orders
-        self._flows: dict[int, FlowSpec] = {}
-
-    @property
-    def flows(self) -> list[FlowSpec]:
-        return list(self)
-
-    def __len__(self) -> int:
-        return len(self._orders)
-
-    def __iter__(self) -> Iterator[FlowSpec]:
-        return (self._flow(position) for position in range(len(self._orders)))
-
-    @overload
-    def __getitem__(self, position: int) -> FlowSpec: ...
-    @overload
-    def __getitem__(self, position: slice) -> list[FlowSpec]: ...
-    def __getitem__(self, position: int | slice) -> FlowSpec | list[FlowSpec]:
-        places = range(len(self._orders))[position]
-        return self._flow(places) if isinstance(places, int) else [self._flow(place) for place in places]
-
-    def __getattr__(self, step: str) -> FlowSpec:
-        for position in reversed(range(len(self._orders))):
-            if self._orders[position].step == step:
-                return self._flow(position)
-        known = ", ".join(dict.fromkeys(order.step for order in self._orders))
-        raise AttributeError(f"No branch of this join comes from a step {step!r}. They come from: {known}.")
-
-    def _flow(self, position: int) -> FlowSpec:
-        if position not in self._flows:
-            flow = self._attempt.new_flow()
-            bind(flow, _InputView(self._attempt, self._orders[position]))
-            self._flows[position] = flow
-        return self._flows[position]
-
-
-class Attempt(_View):
+class Attempt(View):
     """The running attempt: the binding of `self` in the step's body."""
 
     def __init__(
@@ -200,6 +90,10 @@ class Attempt(_View):
             assert catching is not None, "only catching steps fall back"
             error: BaseException = FailureHandledByCatch(self.order.attempt - 1)
             return self._caught(catching, error, [])
+        for decorator in self._decorators:
+            # The others say how often and how long a step is tried, not what comes of it.
+            for name, key in decorator.config_keys if isinstance(decorator, Catch | Environment) else ():
+                self._note_config(name, key)
         try:
             with Running(self._facts()), Tracking(self._external, self._note_client_read):
                 self._run_body()
@@ -218,26 +112,47 @@ class Attempt(_View):
 
     def read(self, name: str, ref: Ref, item_index: int | None = None) -> Any:
         """Load a value and record that this attempt did."""
-        named: list[str] | None = None
+        value, named = self._load(name, ref)
+        self._note_read(name, ref, item_index, named)
+        return value
+
+    def is_config(self, name: str) -> bool:
+        return isinstance(getattr(self._class, name, None), Config)
+
+    def read_config(self, name: str, ref: Ref) -> Any:
+        """A config as a step sees it, of which each key that is read is recorded."""
+        document = self._load(name, ref)[0]
+        return view_of(getattr(self._class, name), document, lambda key: self._note_config(name, key))
+
+    def _note_config(self, name: str, key: str | None) -> None:
+        """A key of a config was read; None: all of it."""
+        parameters = self.context.parameters
+        part = f"{name}.{key}"
+        read = part if key is not None and part in parameters else name
+        self._note_read(read, parameters[read])
+
+    def _load(self, name: str, ref: Ref) -> tuple[Any, list[str] | None]:
+        """A value, and of a pickle the local modules whose code came along with it."""
         try:
             if is_pickle(ref.serializer):
-                value, named = self._read_pickle(ref)
-            else:
-                value = load_ref(ref, self._objects)
+                return self._read_pickle(ref)
+            return load_ref(ref, self._objects), None
         except NotFound as error:
             raise NotFound(
                 f"Artifact {ref.producer}/{name} cannot be loaded: {error} Or run step {ref.producer.step} again: "
                 f"`resume {ref.producer.step}`."
             ) from None
+
+    def _note_read(
+        self, name: str, ref: Ref, item_index: int | None = None, named: list[str] | None = None
+    ) -> None:
         key = (ref.producer, name, item_index)
         if key not in self._reads:
             self._reads[key] = events.artifact_used(
                 self.order.task, self.order.attempt, name, ref.digest, ref.producer, item_index, named
             )
-        return value
 
     def _read_pickle(self, ref: Ref) -> tuple[Any, list[str]]:
-        """The value, and the local modules whose code came along with it."""
         from weft.runtime.survey import local_names
 
         if (ref.producer.flow, ref.producer.run_id) in self.context.distrusted:
@@ -293,7 +208,7 @@ class Attempt(_View):
         tables = []
         for branch in inputs:
             view = binding_of(branch) if isinstance(branch, FlowSpec) else None
-            if not isinstance(view, _InputView):
+            if not isinstance(view, InputView):
                 raise MergeRefused(
                     f"merge_artifacts takes the inputs of its join, not {branch!r}. Pass inputs."
                 )

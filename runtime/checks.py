@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import NamedTuple
 
-from weft.lineage.errors import InvalidFlow
+from weft.lineage.errors import InvalidFlow, UsageError
+from weft.runtime.config import NotSettled
 from weft.runtime.decorators import Decorator, decorators_of
 from weft.runtime.graph import Graph, Node
 from weft.runtime.parameters import Parameter, check_parameters, parameters_of
@@ -393,7 +394,12 @@ def _decorator_problems(node: Node, decorators: Sequence[Decorator]) -> Iterable
         if names.count(name) > 1:
             yield _at(node, f"Step {node.name} has @{name} more than once. Leave one of them.")
     for decorator in decorators:
-        problem = decorator.problem()
+        try:
+            problem = decorator.problem()
+        except NotSettled:  # A resume looks again once it has the config of its origin.
+            continue
+        except UsageError as error:
+            problem = f"@{decorator.name}: {error}"
         if problem is not None:
             yield _at(node, f"Step {node.name}: {problem}")
         elif decorator.name == "catch" and node.kind in ("foreach", "switch"):

@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar, Protocol, TypeVar, overload
 
 from weft.lineage.errors import UsageError
+from weft.runtime.config import keys_in, settled
 
 __all__ = [
     "RETRIES_MAX",
@@ -49,7 +50,7 @@ class Decorator:
     name: ClassVar[str] = ""
     defaults: ClassVar[Mapping[str, Any]] = {}
 
-    __slots__ = ("attributes",)
+    __slots__ = ("_given",)
 
     def __init__(self, **attributes: Any) -> None:
         for attribute in attributes:
@@ -57,7 +58,17 @@ class Decorator:
                 raise UsageError(
                     f"@{self.name} has no attribute {attribute!r}. {_known(attribute, self.defaults, 'It has')}"
                 )
-        self.attributes: dict[str, Any] = {**self.defaults, **attributes}
+        self._given = attributes
+
+    @property
+    def attributes(self) -> dict[str, Any]:
+        """The values; those that come from a config are those of the run. Raises: UsageError before it has any."""
+        return {**self.defaults, **{name: settled(value) for name, value in self._given.items()}}
+
+    @property
+    def config_keys(self) -> list[tuple[str, str | None]]:
+        """The configs that values come from, by attribute, with the key of the document; None for all of it."""
+        return [found for value in self._given.values() for found in keys_in(value)]
 
     def problem(self) -> str | None:
         """What is wrong with the values, with its fix; None when they can be used."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from weft.lineage import clock, events
@@ -13,11 +13,12 @@ from weft.lineage.errors import NotSerializable, StoreError, UsageError
 from weft.lineage.events import Content, Event, Payload, RunRef
 from weft.lineage.journal import Journal, fence
 from weft.lineage.objects import Objects
-from weft.lineage.serializers import dump
+from weft.lineage.serializers import dump, is_pickle
 from weft.lineage.storage import Storage
 from weft.lineage.stores import open_spool
 from weft.lineage.version import VERSION
 from weft.runtime.code import CodeSnapshot, GitQuestion, save_code
+from weft.runtime.config import Config, Document, parts_of
 from weft.runtime.decorators import Catch, Retry, decorators_of
 from weft.runtime.flow import FlowSpec
 from weft.runtime.graph import Graph
@@ -114,9 +115,8 @@ def execute(
         journal.observe(reuse.last_time_us)
     with CollectorPause(is_final=ledger.is_reusing):  # Thousands of tasks may be reused at once.
         ledger.record(head)
-    context = _context(run, objects, settings, list(values[0]), ledger, planner)._replace(
-        distrusted=distrusted
-    )
+    names = [name for name, value in values[0].items() if not isinstance(value, Document)]
+    context = _context(run, objects, settings, names, ledger, planner)._replace(distrusted=distrusted)
     try:
         runner = _scheduler(flow_class, ledger, context, objects, watcher, settings, launcher)
         known = planner.code if planner is not None else None if reuse is None else reuse.code
@@ -266,27 +266,44 @@ def value_events(
 
     Raises: UsageError naming a value that cannot be saved.
     """
-    import json
-
     made = []
-    for role, group in zip(("parameter", "constant"), values, strict=True):
+    for role, group in _by_role(values):
         for name, value in group.items():
-            content = kept[name] if value is KEPT else None
             try:
-                content = content or content_from(dump(value), objects)
+                content = kept[name] if value is KEPT else _content_of(value, role, objects)
             except NotSerializable as error:
-                fix = (
-                    f"Name it _{name} to keep it out of the record."
-                    if role == "constant"
-                    else "Change its type."
-                )
+                fixes = {
+                    "constant": f"Name it _{name} to keep it out of the record.",
+                    "config": "Let its parser return dicts, lists, texts and numbers.",
+                }
                 raise UsageError(
-                    f"The {role} {name!r} of {run.flow} cannot be saved: {error} {fix}"
+                    f"The {role} {name!r} of {run.flow} cannot be saved: {error} {fixes.get(role, 'Change its type.')}"
                 ) from error
-            if isinstance(value, os.PathLike):
-                content = content._replace(value=json.dumps(os.fspath(value)))
             made.append(events.parameter_set(run, name, content, role))
     return made
+
+
+def _content_of(value: Any, role: str, objects: Objects) -> Content:
+    dumped = dump(value)
+    if role == "config" and is_pickle(dumped.serializer):
+        # Resumes load configs before they ask whom to trust.
+        raise NotSerializable("it holds more than plain values.", dumped.type)
+    content = content_from(dumped, objects)
+    if isinstance(value, os.PathLike):
+        import json
+
+        content = content._replace(value=json.dumps(os.fspath(value)))
+    return content
+
+
+def _by_role(values: tuple[Mapping[str, Any], Mapping[str, Any]]) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    """Values by role; each key of a config is one of its own."""
+    parameters, constants = values
+    yield "parameter", {n: v for n, v in parameters.items() if not isinstance(v, Document)}
+    for name, value in parameters.items():
+        if isinstance(value, Document):
+            yield "config", parts_of(name, value.content)
+    yield "constant", constants
 
 
 def _path_events(flow_class: type[FlowSpec], run: RunRef, told: list[Event]) -> list[Event]:
@@ -299,6 +316,14 @@ def _path_events(flow_class: type[FlowSpec], run: RunRef, told: list[Event]) -> 
         included_use(run, name, *parameter.content.read)
         for name, parameter in parameters.items()
         if isinstance(parameter, IncludeFile) and parameter.content.read is not None
+    ]
+    # Each key is read by itself, and was in the file.
+    included += [
+        included_use(run, event.name or "", *parameter.content.read)
+        for name, parameter in parameters.items()
+        if isinstance(parameter, Config) and parameter.content.read is not None
+        for event in told
+        if event.name == name or (event.name or "").startswith(f"{name}.")
     ]
     paths = {
         name: path

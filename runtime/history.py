@@ -22,7 +22,7 @@ from weft.runtime.keys import (
 from weft.runtime.machine import TaskPlace
 from weft.runtime.refs import Ref, Table, ref_of
 
-__all__ = ["Earlier", "History", "Missing", "Origin", "content_of"]
+__all__ = ["Earlier", "History", "Missing", "Origin", "content_of", "role_of"]
 
 
 class Missing(Exception):
@@ -264,6 +264,12 @@ class History:
         if found is None or found.kind != "artifact_saved":
             raise Missing(f"{producer}/{name} is not in this store")
         return ref_of(found, producer, None)
+
+
+def role_of(event: Event) -> str:
+    """What a recorded value of a run is: a parameter, a constant or a config."""
+    role: str = (event.payload or {}).get("role", "parameter")
+    return role
 
 
 def content_of(event: Event) -> Content:

@@ -10,7 +10,7 @@ from weft.lineage.errors import InvalidFlow
 from weft.lineage.external import Fingerprint, normalized
 from weft.runtime.parameters import Parameter
 
-__all__ = ["IncludeFile"]
+__all__ = ["FileContent", "IncludeFile"]
 
 
 class IncludeFile(Parameter):
@@ -30,11 +30,11 @@ class IncludeFile(Parameter):
         parser: Callable[[Any], Any] | str | None = None,
         default: Any = None,
     ) -> None:
-        self.content = _FileContent(encoding if is_text else None, parser)
+        self.content = FileContent(encoding if is_text else None, parser)
         super().__init__(name, default, self.content, help, required)
 
 
-class _FileContent:
+class FileContent:
     """The type of the parameter: from a path to what is in the file."""
 
     name = "path"
@@ -61,6 +61,10 @@ class _FileContent:
         except UnicodeDecodeError as error:
             raise _Unreadable(f"it is no {self._encoding} text; is_text=False takes bytes") from error
         self.read = (normalized(path), Fingerprint(hashlib.sha256(data).digest(), len(data)))
+        return self.parse(content)
+
+    def parse(self, content: Any) -> Any:
+        """What the parser makes of the content. Raises: ValueError as `convert`."""
         if self._parser is None:
             return content
         parse = _imported(self._parser) if isinstance(self._parser, str) else self._parser
@@ -86,6 +90,6 @@ def _imported(name: str) -> Callable[[Any], Any]:
         parser: Callable[[Any], Any] = getattr(importlib.import_module(module), attribute)
     except (ImportError, AttributeError, ValueError) as error:
         raise InvalidFlow(
-            f"The parser {name!r} of an IncludeFile cannot be imported ({error}). Name it as module.function."
+            f"The parser {name!r} of a file cannot be imported ({error}). Name it as module.function."
         ) from error
     return parser

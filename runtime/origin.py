@@ -2,23 +2,27 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from collections.abc import Iterable
+from typing import Any, NamedTuple
 
 from weft.lineage import clock
 from weft.lineage.collector import CollectorPause
 from weft.lineage.errors import NotFound, UsageError
 from weft.lineage.events import KINDS, Event, Payload
+from weft.lineage.ids import Pathspec
 from weft.lineage.log import EventLog
 from weft.lineage.objects import Objects
 from weft.lineage.projections import LEASE_US, RunState, fold
+from weft.lineage.serializers import is_pickle
 from weft.lineage.storage import Storage
 from weft.runtime.graph import Graph
-from weft.runtime.history import History, Origin
+from weft.runtime.history import History, Origin, role_of
 from weft.runtime.keys import FlowCode
+from weft.runtime.refs import load_ref, ref_of
 from weft.runtime.reuse import Candidates, Reuse
 from weft.runtime.world import outside
 
-__all__ = ["Owner", "choose_origin", "open_reuse"]
+__all__ = ["Owner", "choose_origin", "configs_of_origin", "open_reuse"]
 
 #: What a plan is made from; console output is not needed.
 _FAMILIES = ("run", "task", "artifact", "use", "other")
@@ -103,6 +107,18 @@ def _gather(
         runs |= fold(recorded, *known)
         _collect_uses(recorded, uses)
     return Origin(runs[chosen.run_uid], runs, uses, last_time_us, last_seq)
+
+
+def configs_of_origin(origin: Origin, objects: Objects, attributes: Iterable[str]) -> dict[str, Any]:
+    """The documents that a run has recorded of configs. Raises: NotFound, StoreDamaged."""
+    producer = Pathspec(origin.run.flow, origin.run.run_id, "_parameters", "0")
+    found = {}
+    for name in attributes:
+        event = origin.run.parameters.get(name)
+        # A run saves no config as a pickle, so one that says it did is not believed.
+        if event is not None and role_of(event) == "config" and not is_pickle(event.serializer or ""):
+            found[name] = load_ref(ref_of(event, producer, None), objects)
+    return found
 
 
 def open_reuse(

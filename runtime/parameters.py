@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple, NoReturn
+from typing import Any, ClassVar, NamedTuple, NoReturn
 
 from weft.lineage.errors import InvalidFlow, UsageError
 
@@ -11,6 +11,7 @@ __all__ = [
     "RESERVED_NAMES",
     "JSONType",
     "JSONTypeClass",
+    "Late",
     "Parameter",
     "ParameterContext",
     "check_parameters",
@@ -50,8 +51,6 @@ RESERVED_NAMES = frozenset(
 _FLOW_ATTRIBUTES = frozenset(
     {"next", "name", "input", "index", "cmd", "foreach_stack", "merge_artifacts", "script_name"}
 )
-
-_ENVIRONMENT_PREFIXES = ("WEFT_RUN_", "METAFLOW_RUN_")
 
 _BOOLEANS = {
     **dict.fromkeys(("true", "1", "yes", "y", "on", "t"), True),
@@ -93,6 +92,16 @@ class ParameterContext(NamedTuple):
     configs: Any = None
 
 
+class Late:
+    """A default whose value, and type, is known once a run has its configs."""
+
+    __slots__ = ()
+
+    def look_up(self) -> Any:
+        """Raises: UsageError as long as it is not known."""
+        raise NotImplementedError
+
+
 class Parameter:
     """A value that a run is started with, read as an attribute of the flow in every step.
 
@@ -100,6 +109,11 @@ class Parameter:
     click work, too. With `separator` the text is cut into a list whose items have the type. A default
     that is a function of a `ParameterContext` is called once for each run.
     """
+
+    #: Of the environment variables that give a value; the first that is there counts.
+    environment_prefixes: ClassVar[tuple[str, ...]] = ("WEFT_RUN_", "METAFLOW_RUN_")
+    #: What messages call it.
+    kind_name: ClassVar[str] = "Parameter"
 
     def __init__(
         self,
@@ -120,7 +134,20 @@ class Parameter:
         self.separator = separator
         self.secret = secret
         self.attribute = name.replace("-", "_")
-        self.type = _type_of(default, separator) if type is None else type
+        self._type = type
+
+    @property
+    def type(self) -> Any:
+        """What texts are converted to: as declared, else that of the default."""
+        if self._type is not None:
+            return self._type
+        default = self.default
+        if isinstance(default, Late):
+            try:
+                default = default.look_up()
+            except UsageError:
+                default = None
+        return _type_of(default, self.separator)
 
     @property
     def option(self) -> str:
@@ -133,10 +160,10 @@ class Parameter:
         text = str(getattr(self.type, "name", None) or getattr(self.type, "__name__", None) or self.type)
         return text if self.separator is None else f"list of {text}"
 
-    def __set_name__(self, owner: type, attribute: str) -> None:
+    def __set_name__(self, owner: Any, attribute: str) -> None:
         self.attribute = attribute
 
-    def __get__(self, flow: object, owner: type | None = None) -> Any:
+    def __get__(self, flow: object, owner: Any = None) -> Any:
         """The parameter itself on the class. On a flow the value is found elsewhere: in its `__dict__`,
         which Python asks before this, or by its `__getattr__`, which Python asks after it.
         """
@@ -192,7 +219,7 @@ def check_parameters(parameters: Mapping[str, Parameter]) -> None:
         for used in (folded, attribute):
             if used in RESERVED_NAMES or used in _FLOW_ATTRIBUTES:
                 raise InvalidFlow(
-                    f"Parameter {name} has a name that weft needs itself. Give it another name."
+                    f"{parameter.kind_name} {name} has a name that weft needs itself. Give it another name."
                 )
         if folded in seen:
             raise InvalidFlow(
@@ -238,13 +265,13 @@ def resolve(
     values: dict[str, Any] = {}
     for attribute, parameter in parameters.items():
         name = _folded(parameter.name)
-        variables = [prefix + name.upper() for prefix in _ENVIRONMENT_PREFIXES]
+        variables = [prefix + name.upper() for prefix in parameter.environment_prefixes]
         found = [by_name[name]] if name in by_name else [environ[v] for v in variables if v in environ]
         if found:
             values[attribute] = convert(parameter, found[0])
         elif parameter.required and parameter.default is None:
             raise UsageError(
-                f"Parameter {parameter.name} of {flow_name or 'the flow'} is required and was not given. "
+                f"{parameter.kind_name} {parameter.name} of {flow_name or 'the flow'} is required and was not given. "
                 f"Add {parameter.option} <{parameter.type_name}>."
             )
         else:
@@ -319,19 +346,21 @@ def _wrong(parameter: Parameter, given: object, error: Exception | None = None) 
     shown = "the value given" if parameter.secret else repr(given)
     choices = " (true or false)" if parameter.type is bool else ""
     return UsageError(
-        f"Parameter {parameter.name}: {shown} is not of type {parameter.type_name}{reason}. "
+        f"{parameter.kind_name} {parameter.name}: {shown} is not of type {parameter.type_name}{reason}. "
         f"Give {parameter.option} a value of type {parameter.type_name}{choices}."
     )
 
 
 def _default(parameter: Parameter, flow_name: str, user_name: str) -> Any:
     default = parameter.default
-    if callable(default):
+    if isinstance(default, Late):
+        default = default.look_up()
+    elif callable(default):
         try:
             default = default(ParameterContext(flow_name, user_name, parameter.name))
         except Exception as error:
             raise UsageError(
-                f"The default of parameter {parameter.name} is a function, and it failed with "
+                f"The default of {parameter.kind_name.lower()} {parameter.name} is a function, and it failed with "
                 f"{type(error).__name__}: {error}. Give {parameter.option} or mend the function."
             ) from error
     return None if default is None else convert(parameter, default)

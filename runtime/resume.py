@@ -17,7 +17,7 @@ from weft.lineage.errors import UsageError
 from weft.lineage.events import Content, Event, Payload, RunRef
 from weft.lineage.projections import DONE
 from weft.runtime.graph import Graph, Node
-from weft.runtime.history import Earlier, History, Missing, Origin, content_of
+from weft.runtime.history import Earlier, History, Missing, Origin, content_of, role_of
 from weft.runtime.keys import UNKNOWN, Dependency, FlowCode, Sight, StepCode, look_up
 from weft.runtime.machine import TaskPlace
 from weft.runtime.shapes import Shape, parse_shape, sight_digest
@@ -114,7 +114,7 @@ class Planner:
     def parameters(self) -> dict[str, Content]:
         """The origin's values."""
         recorded = self.origin.run.parameters.items()
-        return {name: content_of(event) for name, event in recorded if _role(event) == "parameter"}
+        return {name: content_of(event) for name, event in recorded if role_of(event) == "parameter"}
 
     @property
     def lost(self) -> Event | None:
@@ -337,8 +337,3 @@ def _named(changes: list[Change] | tuple[Change, ...]) -> str:
     shown = [_KINDS[change.kind].format(change.name) for change in changes[:_NAMED_MAX]]
     more = len(changes) - len(shown)
     return ", ".join(shown) + (f" and {more} more" if more else "")
-
-
-def _role(event: Event) -> str:
-    role: str = (event.payload or {}).get("role", "parameter")
-    return role

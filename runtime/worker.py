@@ -13,9 +13,11 @@ from weft.lineage.local import LocalStorage
 from weft.lineage.objects import Objects
 from weft.lineage.stores import open_storage
 from weft.runtime.attempt import Attempt, Outcome
+from weft.runtime.config import configs_of
 from weft.runtime.decorators import attach
 from weft.runtime.flow import FlowSpec
 from weft.runtime.orders import unpack_context, unpack_order
+from weft.runtime.refs import load_ref
 from weft.runtime.wire import pack_message, receive_message, row_of, send_message
 
 __all__ = [
@@ -45,6 +47,8 @@ def _serve(flow_class: type[FlowSpec], descriptor: int) -> None:
         attach(flow_class, spec)
     spool = None if context.spool is None else LocalStorage(context.spool)
     objects = Objects(open_storage(context.store_url), spool)
+    for name, config in configs_of(flow_class).items():
+        config.settle(load_ref(context.parameters[name], objects))
     outcome = Attempt(flow_class, context, unpack_order(order_body), objects).run()
     if os.getpid() != pid:
         # The step forked, and this is its child: the attempt's outcome is its parent's.

@@ -17,6 +17,7 @@ if os.name != "posix":
 from weft.lineage.version import VERSION as __version__
 from weft.runtime import flow as _flow
 from weft.runtime import randomness as _randomness  # noqa: F401  # it notes the state before any flow draws
+from weft.runtime.config import Config, ConfigValue
 from weft.runtime.current import current
 from weft.runtime.decorators import cache, catch, environment, resources, retry, step, timeout
 from weft.runtime.flow import FlowSpec
@@ -38,6 +39,8 @@ if TYPE_CHECKING:
     from weft.lineage.store import Store, open_store, sql
 
 __all__ = [
+    "Config",
+    "ConfigValue",
     "DataArtifact",
     "Flow",
     "FlowSpec",
