@@ -3,6 +3,7 @@
     cache/checkpoint/checkpoint.json       what there is, with a sha256 of its own
     cache/checkpoint/<sha256>.parquet      one state of one part
     cache/checkpoint/<sha256>.writers      the writers of the segments of one part, 8 bytes of each, sorted
+    cache/checkpoint/<sha256>.places       which of these segments hold events of which run (see `places`)
 
 A checkpoint is a few parts, largest first; a run is in one of them, or in a later one anew (then it is *stale*
 in the earlier). It is used as long as every segment it covers is there, or one that was compacted from such.
@@ -45,7 +46,7 @@ __all__ = [
 CHECKPOINTS = f"{CACHE}/checkpoint"
 DESCRIPTION_PATH = f"{CHECKPOINTS}/checkpoint.json"
 
-_FORMAT = 2
+_FORMAT = 3
 _WRITER_BYTES = 8
 
 
@@ -61,7 +62,7 @@ class PartFile(NamedTuple):
 
 
 class Part(NamedTuple):
-    """What was folded in one go. `files` by state, and `writers`; `stale` runs are told anew by a later part."""
+    """What was folded in one go. `files` by state, and `writers` and `places`; a later part tells `stale` runs anew."""
 
     files: dict[str, PartFile]
     runs: int
@@ -70,11 +71,15 @@ class Part(NamedTuple):
 
 
 class Covered(NamedTuple):
-    """A segment that is covered: its files, by family, how many events it has, and the lowest version of each kind."""
+    """A segment that is covered: its files, by family, how many events it has, and the lowest version of each kind.
+
+    `folded` are the ids under which places know it: its own, or those of the segments it was compacted from.
+    """
 
     files: dict[str, str]
     rows: int
     versions: dict[str, int]
+    folded: list[str]
 
 
 class Checkpoint(NamedTuple):
@@ -115,15 +120,23 @@ class Checkpoint(NamedTuple):
             and sum(self.segments[gone].rows for gone in segment.replaces) == sum(segment.rows.values())
         )
 
+    def known_as(self, segment: Segment) -> list[str]:
+        """The ids under which places know a segment that is covered; of another none."""
+        if segment.segment_id in self.segments:
+            return self.segments[segment.segment_id].folded
+        known = [self.segments[gone].folded for gone in segment.replaces if gone in self.segments]
+        return [segment_id for ids in known for segment_id in ids]
+
     def folded(self, storage: Storage) -> Folded:
         """The files where they can be read. Raises: CheckpointBroken."""
-        names = [part.files[name].path for part in self.parts for name in FOLDED]
+        names = [part.files[name].path for part in self.parts for name in (*FOLDED, "places")]
         try:
             local = iter(storage.localize(names))
         except WeftError as error:
             raise CheckpointBroken(str(error)) from error
         parts = tuple(
-            FoldedPart({name: next(local) for name in FOLDED}, tuple(part.stale)) for part in self.parts
+            FoldedPart({name: next(local) for name in FOLDED}, tuple(part.stale), next(local))
+            for part in self.parts
         )
         orphans = tuple(orphan for part in self.parts for orphan in part.orphans)
         return Folded(parts, orphans, self.has_twins)
@@ -157,9 +170,11 @@ def writers_bytes(segments: Iterable[Segment]) -> bytes:
     return b"".join(sorted({w[:_WRITER_BYTES] for s in segments for w in s.ranges.writers()}))
 
 
-def covered_of(segment: Segment) -> Covered:
+def covered_of(segment: Segment, known: Checkpoint | None) -> Covered:
+    """What a checkpoint says of a segment; `known` is the one that covers it already, if any."""
     files = {family: file.path for family, file in segment.files.items()}
-    return Covered(files, sum(segment.rows.values()), segment.versions)
+    folded = (known.known_as(segment) if known is not None else []) or [segment.segment_id]
+    return Covered(files, sum(segment.rows.values()), segment.versions, folded)
 
 
 def read_checkpoint(storage: Storage) -> Checkpoint | None:
@@ -210,7 +225,7 @@ def _parse(body: Mapping[str, Any]) -> Checkpoint | None:
         )
         for part in body["parts"]
     ]
-    if not all({*FOLDED, "writers"} <= set(part.files) for part in parts):
+    if not all({*FOLDED, "writers", "places"} <= set(part.files) for part in parts):
         return None
     segments = {segment_id: Covered(*covered) for segment_id, covered in body["segments"].items()}
     return Checkpoint(parts, segments, body["is_whole"], body["journals"], body["spent"], body["has_twins"])

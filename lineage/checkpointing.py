@@ -34,10 +34,12 @@ from weft.lineage.log import EventLog
 from weft.lineage.manifest import Piece, Segment, SegmentFile, list_segment_files, pieces_of, segments_of
 from weft.lineage.objects import sha256_of
 from weft.lineage.paths import JOURNALS, journal_name
+from weft.lineage.places import places_bytes
 from weft.lineage.proofs import sha256_of_file
 from weft.lineage.sight import sealed_file
-from weft.lineage.sources import Sealed
+from weft.lineage.sources import Sealed, SealedFile
 from weft.lineage.storage import Storage
+from weft.lineage.view_sql import read_events
 
 __all__ = ["CheckpointReport", "refresh_checkpoint"]
 
@@ -116,7 +118,12 @@ def _refresh(storage: Storage, log: EventLog, pieces: list[Piece], bytes_max: in
             part, parts, has_twins = _fold(storage, log, pieces, known, covered, new, folder)
         parts.append(part)
         runs = part.runs
-    segments = {piece.segment.segment_id: covered_of(piece.segment) for piece in pieces}
+    segments = {
+        piece.segment.segment_id: covered_of(
+            piece.segment, known if piece.segment.segment_id in covered else None
+        )
+        for piece in pieces
+    }
     journals = _sealed_journals(storage, [piece.segment for piece in pieces])
     is_whole = all(piece.only is None for piece in pieces)
     made = Checkpoint(parts, segments, is_whole, journals, _spent_files(storage, segments), has_twins)
@@ -165,7 +172,7 @@ def _fold(
         for file, path in zip(listed, storage.localize([file.path for file in listed]), strict=True):
             by_path[path] = file
             is_covered = piece.segment.segment_id in covered
-            files.append(sealed_file(piece, file.footer.family, path, is_covered))
+            files.append(sealed_file(piece, file.footer.family, path, is_covered, [piece.segment.segment_id]))
 
     def prove(paths: Sequence[str]) -> None:
         log.prove([by_path[path] for path in paths if path in by_path])
@@ -174,6 +181,7 @@ def _fold(
     folded = None if known is None else known.folded(storage)
     folds = Folds(Sealed(tuple(files), folded), None, prove, folder, is_building=True)
     try:
+        places = _places(folds, [file for file in files if not file.is_covered])
         folds.need_states(FOLDED)
         fresh = folds.rows_in("state.counted" if known is None else "dirty.counted")
         # Each state of the new part: the dirty runs, and what the parts say that it takes in.
@@ -190,8 +198,7 @@ def _fold(
             selects = [f"select * from {'state' if known is None else 'dirty'}.{name}"]
             selects += [folds.select_part(name, number) for number in taken]
             written[name] = _write(storage, folds, name, " union all ".join(selects), folder)
-        counted = f"read_parquet('{os.path.join(folder, 'counted.parquet')}')"
-        runs = folds.rows_in(counted)
+        runs = folds.rows_in(f"read_parquet('{os.path.join(folder, 'counted.parquet')}')")
         orphans = _orphans(folds, known is not None)
         has_twins = bool(
             folds.connection.execute(
@@ -200,13 +207,30 @@ def _fold(
         )
     finally:
         folds.connection.close()
-    writers = writers_bytes(new)
-    for number in taken:
-        writers += storage.get(earlier[number].files["writers"].path)
-    written["writers"] = _put(storage, _sorted_records(writers), "writers")
+    before = [earlier[number].files for number in taken]
+    writers = [storage.get(files["writers"].path) for files in before]
+    written["writers"] = _put(storage, _sorted_records(b"".join([writers_bytes(new), *writers])), "writers")
+    known_places = [storage.get(files["places"].path) for files in before]
+    written["places"] = _put(storage, places_bytes(places, *known_places), "places")
     again = set(known_dirty)
     staying = [part._replace(stale=sorted({*part.stale, *again}), orphans=[]) for part in earlier[:kept]]
     return Part(written, runs, [], orphans), staying, has_twins
+
+
+def _places(folds: Folds, files: Sequence[SealedFile]) -> list[tuple[str, str, str, int]]:
+    """(segment id, flow, run id, events) of each run in each segment of these files. They are proven first."""
+    by_segment: dict[str, list[str]] = {}
+    for file in files:
+        by_segment.setdefault(file.known_as[0], []).append(file.path)
+    found = []
+    for segment_id, paths in by_segment.items():
+        folds.prove_files(paths)
+        rows = folds.connection.execute(
+            f"select flow, run_id, count(*) from ({read_events(paths)}) "
+            "where flow is not null and run_id is not null group by all"
+        ).fetchall()
+        found += [(segment_id, flow, run_id, count) for flow, run_id, count in rows]
+    return found
 
 
 def _orphans(folds: Folds, is_more: bool) -> list[tuple[bytes, str, str]]:

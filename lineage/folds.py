@@ -52,7 +52,7 @@ class Folds:
     """One connection with what a query needs. Not safe to use from two threads at once.
 
     `prove` is called with the paths of files before their rows are believed. Events later than `as_of_us`
-    are left out.
+    are left out. On a `connection` that is given events are always copied; it says by its current database where.
     """
 
     def __init__(
@@ -62,6 +62,7 @@ class Folds:
         prove: Callable[[Sequence[str]], None] | None = None,
         spill_folder: str = "",
         is_building: bool = False,
+        connection: Any = None,
     ) -> None:
         self._sealed = sealed
         self._as_of_us = as_of_us
@@ -83,19 +84,18 @@ class Folds:
         self._hidden: set[int] = set()
         #: A checkpoint is built of states that are all kept, however small the store.
         self._kept = _BUILT if is_building else _KEPT
-        self._is_small = not is_building and is_small(sealed.sizes_bytes())
+        self._is_small = not is_building and (connection is not None or is_small(sealed.sizes_bytes()))
         self._folded = None if self._is_small else sealed.folded
-        self.connection = connect(spill_folder)
-        columns = ", ".join(f"{column.name} {column.sql_type}" for column in COLUMNS)
-        hot = [f"create table {self._hot(family)} ({columns})" for family in FAMILIES]
+        self.connection = connection or connect(spill_folder)
+        if connection is None:
+            self.connection.execute("set parquet_metadata_cache = true")
         self.connection.execute(
-            "set parquet_metadata_cache = true;"
             "create schema raw; create schema told; create schema state; create schema dirty; create schema fold; create schema call;"
             "create table raw.writers (writer BLOB, is_dead BOOLEAN);"
             "create table raw.clock as select null::BIGINT as now_us;"
             "create table dirty.known (run_uid BLOB, flow VARCHAR, run_id VARCHAR);"
             "create table dirty.touched (run_uid BLOB);"
-            "create table dirty.hidden (part BIGINT, run_uid BLOB);" + ";".join(hot)
+            "create table dirty.hidden (part BIGINT, run_uid BLOB)"
         )
 
     def add(self, events: Iterable[Event]) -> None:
@@ -134,7 +134,7 @@ class Folds:
             if family in families:
                 self._put_in(family)
                 if not self._is_small:
-                    self._prove_files(file.path for file in self._sealed.files if file.family == family)
+                    self.prove_files(file.path for file in self._sealed.files if file.family == family)
 
     def need_states(self, names: Iterable[str]) -> None:
         """Make the relations `state.<name>`, and what they are made from."""
@@ -163,10 +163,16 @@ class Folds:
         self._make_told(families, "raw", "events", "state.fences")
 
     def _make_told(self, families: Iterable[str], schema: str, suffix: str, fences: str) -> None:
+        names = {
+            family: f"told.{family}_events" if schema == "raw" else f"{schema}.{family}_told"
+            for family in FAMILIES
+            if family in families
+        }
+        if self._states.keys() >= set(names.values()):
+            return
         is_fenced = self.rows_in(fences) > 0
-        for family in FAMILIES:
-            if family in families:
-                name = f"told.{family}_events" if schema == "raw" else f"{schema}.{family}_told"
+        for family, name in names.items():
+            if name not in self._states:
                 sql = fold_sql.told_sql(f"{schema}.{family}_{suffix}", fences if is_fenced else None)
                 self._make(self._states, name, "view", sql)
 
@@ -218,19 +224,18 @@ class Folds:
         """Make the events of a family readable, once; insert those that came since."""
         if family not in self._copied:
             self._copied.add(family)
+            columns = ", ".join(f"{name} {sql_type}" for name, sql_type in _COLUMN_TYPES.items())
+            self.connection.execute(f"create table if not exists {self._hot(family)} ({columns})")
             self._read_sealed(family)
         waiting = self._waiting.pop(family, None)
         if waiting:
             self._insert(self._hot(family), _COLUMN_TYPES, [row_of(event) for event in waiting])
 
     def _read_sealed(self, family: str) -> None:
-        until = "" if self._as_of_us is None else f" where time_us <= {self._as_of_us}"
         if self._is_small:
-            self._prove_files(file.path for file in self._sealed.files if file.family == family)
-            source = self._source(family)
-            if source is not None:
-                self.connection.execute(f"insert into raw.{family}_events select * from ({source}){until}")
+            self._copy(family, self._sealed)
             return
+        until = "" if self._as_of_us is None else f" where time_us <= {self._as_of_us}"
         hot = f"select * from raw.{family}_hot"
         if self._folded is None or family not in _FOLDED_FAMILIES:
             source = self._source(family)
@@ -246,20 +251,33 @@ class Folds:
         statements.append(f"create view raw.{family}_events as {hot}{more}")
         self.connection.execute(";".join(statements))
 
-    def _source(self, family: str, is_covered: bool | None = None) -> str | None:
+    def _copy(self, family: str, sealed: Sealed, condition: str = "true") -> None:
+        """Copy the events of a family that fulfil a condition into memory."""
+        self.prove_files(file.path for file in sealed.files if file.family == family)
+        source = self._source(family, sealed=sealed)
+        if source is None:
+            return
+        if self._as_of_us is not None:
+            condition += f" and time_us <= {self._as_of_us}"
+        self.connection.execute(f"insert into raw.{family}_events select * from ({source}) where {condition}")
+
+    def _source(
+        self, family: str, is_covered: bool | None = None, sealed: Sealed | None = None
+    ) -> str | None:
         """A SELECT of the sealed events of a family, each as the current version of its kind tells it."""
-        source = self._sealed.select(family, is_covered)
-        outdated = self._sealed.outdated(family, is_covered)
+        sealed = sealed or self._sealed
+        source = sealed.select(family, is_covered)
+        outdated = sealed.outdated(family, is_covered)
         if source is None or outdated is None:
             return source
-        self._prove_files(outdated.paths)
+        self.prove_files(outdated.paths)
         table = f"raw.{family}_upcast_{ {None: 'all', True: 'old', False: 'new'}[is_covered] }"
         is_made = False
         # Read before the table of them is made: most often there are none.
         for rows in upcast_rows(self.connection, outdated):
             if not is_made:
                 columns = ", ".join(f"{name} {sql_type}" for name, sql_type in _COLUMN_TYPES.items())
-                self.connection.execute(f"create table {table} ({columns})")
+                self.connection.execute(f"create or replace table {table} ({columns})")
                 is_made = True
             self._insert(table, _COLUMN_TYPES, rows)
         if not is_made:
@@ -276,7 +294,7 @@ class Folds:
             for family in _FOLDED_FAMILIES:
                 new = self._sealed.select(family, False)
                 if new is not None:
-                    self._prove_files(
+                    self.prove_files(
                         f.path for f in self._sealed.files if f.family == family and not f.is_covered
                     )
                     until = "" if self._as_of_us is None else f" and time_us <= {self._as_of_us}"
@@ -292,7 +310,7 @@ class Folds:
             straddles = "false"
             if self._as_of_us is not None:
                 straddles = f"first_us <= {self._as_of_us} and run_last_us > {self._as_of_us}"
-            self._prove_files(part.files["counted"] for part in self._folded.parts)
+            self.prove_files(part.files["counted"] for part in self._folded.parts)
             for part in self._folded.parts:
                 query = (
                     f"select run_uid, flow, raw_run_id from read_parquet('{_quoted(part.files['counted'])}') "
@@ -344,7 +362,7 @@ class Folds:
         selects = [f"select * from dirty.{name}"] if self._is_dirty else []
         if self._is_dirty:
             self._fold_dirty(name)
-        self._prove_files(part.files[name] for part in folded.parts)
+        self.prove_files(part.files[name] for part in folded.parts)
         for number in range(len(folded.parts)):
             selects.append(self.select_part(name, number))
         kind = "table" if name in _KEPT else "view"
@@ -369,7 +387,7 @@ class Folds:
         wanted = _with_parents([name])
         families = _families_of(wanted)
         is_known = self.rows_in("dirty.known") > 0
-        self._prove_files(
+        self.prove_files(
             f.path for f in self._sealed.files if f.family in families and (is_known or not f.is_covered)
         )
         # A checkpoint that lacks much leaves so many tasks to fold that keeping them takes more than it saves.
@@ -381,7 +399,7 @@ class Folds:
                 if state == "fences":
                     self._make_told(families, "dirty", "events", "dirty.fences")
 
-    def _prove_files(self, paths: Iterable[str]) -> None:
+    def prove_files(self, paths: Iterable[str]) -> None:
         wanted = [path for path in paths if path not in self._proven]
         if wanted and self._prove is not None:
             self._prove(wanted)

@@ -99,16 +99,16 @@ def _with_checkpoint(storage: Storage, log: EventLog, checkpoint: Checkpoint) ->
         # Segments may hold a part of these journals: only their ranges tell.
         return _at_large(storage, log, checkpoint)
     files = [
-        (family, path, outdated_kinds(covered.versions))
+        (family, path, outdated_kinds(covered.versions), tuple(covered.folded))
         for covered in checkpoint.segments.values()
         for family, path in covered.files.items()
     ]
-    local = storage.localize([path for _, path, _ in files])
+    local = storage.localize([path for _, path, _, _ in files])
     sealed = tuple(
-        SealedFile(family, place, None, True, _of_family(outdated, family))
-        for (family, _, outdated), place in zip(files, local, strict=True)
+        SealedFile(family, place, None, True, _of_family(outdated, family), segments)
+        for (family, _, outdated, segments), place in zip(files, local, strict=True)
     )
-    places = dict(zip(local, (path for _, path, _ in files), strict=True))
+    places = dict(zip(local, (path for _, path, _, _ in files), strict=True))
     return Sight(Sealed(sealed, checkpoint.folded(storage)), places, log.unsealed(journals), checkpoint)
 
 
@@ -121,17 +121,20 @@ def _at_large(storage: Storage, log: EventLog, checkpoint: Checkpoint | None) ->
         paths = [file.path for file in piece.segment.files.values()]
         for family, path, local in zip(piece.segment.files, paths, storage.localize(paths), strict=True):
             is_covered = covered is not None and piece.segment.segment_id in covered
-            sealed.append(sealed_file(piece, family, local, is_covered))
+            known_as = checkpoint.known_as(piece.segment) if checkpoint is not None and is_covered else ()
+            sealed.append(sealed_file(piece, family, local, is_covered, known_as))
             places[local] = path
     folded = None if checkpoint is None or covered is None else checkpoint.folded(storage)
     used = None if folded is None else checkpoint
     return Sight(Sealed(tuple(sealed), folded), places, snapshot.tail, used)
 
 
-def sealed_file(piece: Piece, family: str, local: str, is_covered: bool) -> SealedFile:
-    """How a file of a piece is read, that lies at the path `local`."""
+def sealed_file(
+    piece: Piece, family: str, local: str, is_covered: bool, known_as: Sequence[str] = ()
+) -> SealedFile:
+    """How a file of a piece is read, that lies at the path `local`; `known_as` as the places of a checkpoint have it."""
     outdated = _of_family(outdated_kinds(piece.segment.versions), family)
-    return SealedFile(family, local, piece.only, is_covered, outdated)
+    return SealedFile(family, local, piece.only, is_covered, outdated, tuple(known_as))
 
 
 def _of_family(kinds: Sequence[str], family: str) -> tuple[str, ...]:

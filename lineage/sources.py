@@ -25,7 +25,8 @@ _UPCAST_ROWS = 10_000
 class SealedFile(NamedTuple):
     """One segment file to read, or of it the spans in `only`. `is_covered`: by the checkpoint.
 
-    `outdated` are kinds of which it may hold events of an old version.
+    `outdated` are kinds of which it may hold events of an old version. `known_as` are the ids under which
+    the places of the checkpoint know its segment.
     """
 
     family: str
@@ -33,6 +34,7 @@ class SealedFile(NamedTuple):
     only: Spans | None = None
     is_covered: bool = False
     outdated: tuple[str, ...] = ()
+    known_as: tuple[str, ...] = ()
 
 
 class Outdated(NamedTuple):
@@ -44,10 +46,11 @@ class Outdated(NamedTuple):
 
 
 class FoldedPart(NamedTuple):
-    """One part of a checkpoint: a file for each state. Runs in `stale` are in a later part."""
+    """One part of a checkpoint: a file for each state, and one of places. Runs in `stale` are in a later part."""
 
     files: Mapping[str, str]
     stale: tuple[bytes, ...]
+    places: str
 
 
 class Folded(NamedTuple):
@@ -69,7 +72,7 @@ class Sealed(NamedTuple):
         parts = self.folded.parts if self.folded is not None else ()
         return [
             *(file.path for file in self.files),
-            *(path for part in parts for path in part.files.values()),
+            *(path for part in parts for path in (*part.files.values(), part.places)),
         ]
 
     def sizes_bytes(self, is_covered: bool | None = None) -> Iterator[int]:

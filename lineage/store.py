@@ -17,6 +17,7 @@ from weft.lineage.folds import is_small
 from weft.lineage.limits import Limits
 from weft.lineage.log import EventLog
 from weft.lineage.moment import event_id_of, moment_us, text_of_moment
+from weft.lineage.near import RoutedViews
 from weft.lineage.objects import Objects
 from weft.lineage.paths import JOURNALS, SEGMENTS
 from weft.lineage.recorded import set_opener
@@ -60,15 +61,13 @@ class Store:
         self.objects = Objects(storage)
         self._log = EventLog(storage)
         self._lock = RLock()
-        self._views: Views | None = None
+        self._views: RoutedViews | None = None
         self._listing: object = None
         self._sight = Sight(Sealed(), {}, [], None)
         self._prover = Prover(storage, self._log)
         self._checkpoint: Checkpoint | None = None
         #: A checkpoint that turned out not to be what its names say.
         self._broken: Checkpoint | None = None
-        self._liveness: dict[bytes, bool] = {}
-        self._watch_again_s = 0.0
         self._is_closed = False
         #: What each query of `sql` may take.
         self.limits = Limits()
@@ -103,7 +102,7 @@ class Store:
     def rows(self, query: str, params: Any = None) -> list[tuple[Any, ...]]:
         """Rows of a query of weft's own, which is not fenced."""
         with self._lock:
-            return self._asked(lambda views: views.rows(query, params))
+            return self._asked(lambda views: views.near(query, params).rows(query, params))
 
     def has_twins(self) -> bool:
         """Whether two runs share a pathspec, which makes the second `id~2`."""
@@ -251,7 +250,7 @@ class Store:
                 "Name that moment or a later one."
             )
 
-    def _asked(self, ask: Callable[[Views], T]) -> T:
+    def _asked(self, ask: Callable[[RoutedViews], T]) -> T:
         """What `ask` gives of the views over all that is there now, asked again when files went meanwhile."""
         for _ in range(_AGAIN_MAX):
             try:
@@ -269,7 +268,7 @@ class Store:
                 raise KeyboardInterrupt from error
         raise StoreUnavailable(f"The files of {self.url} keep changing while they are read. Try again.")
 
-    def _refreshed(self) -> Views:
+    def _refreshed(self) -> RoutedViews:
         """The views over all that is there now."""
         if self._is_closed:
             raise UsageError(f"The store {self.url} is closed. Open it again.")
@@ -278,7 +277,6 @@ class Store:
             self._load()
             self._listing = listing
         assert self._views is not None
-        self._watch_writers(self._views)
         return self._views
 
     def _list(self) -> object:
@@ -299,14 +297,18 @@ class Store:
                 last[event.writer] = max(event.seq, last.get(event.writer, -1))
             self._sight = sight
             self._views.add(event for event in sight.tail if event.seq > last.get(event.writer, -1))
-        self._watch_again_s = 0.0
 
-    def _open_views(self, files: Sequence[str]) -> Views:
+    def _open_views(self, files: Sequence[str]) -> RoutedViews:
         """A new connection that also lets queries read `files`."""
-        views = Views(self._sight.sealed, self.as_of_us, files, self._prover.prove, self._spill_folder())
+        views = RoutedViews(
+            self._sight.sealed,
+            self.as_of_us,
+            files,
+            self._prover.prove,
+            self._spill_folder(),
+            self._watch_writers,
+        )
         views.add(self._sight.tail)
-        if files:
-            views.set_clock(self._liveness, self.as_of_us or clock.now_us())
         return views
 
     def _spill_folder(self) -> str:
@@ -314,7 +316,7 @@ class Store:
 
     def _watch_writers(self, views: Views) -> None:
         """Tell the views which writers live, and what time it is, where a status may depend on it."""
-        if self._watch_again_s > clock.monotonic_s():
+        if views.watch_again_s > clock.monotonic_s():
             return
         now_us = clock.now_us() if self.as_of_us is None else self.as_of_us
         unended = views.unended()
@@ -323,17 +325,17 @@ class Store:
             # A writer that died may be sealed already and leave no journal: only those seen alive are.
             live = self._log.live_writers()
             liveness = {writer: writer in live for writer, _ in unended}
-        is_first = self._watch_again_s == 0.0
+        is_first = views.watch_again_s == 0.0
         has_run_out = any(until_us < now_us for writer, until_us in unended if writer not in liveness)
-        if is_first or liveness != self._liveness or has_run_out:
-            self._liveness = liveness
+        if is_first or liveness != views.liveness or has_run_out:
+            views.liveness = liveness
             if unended:
                 views.set_clock(liveness, now_us)
-        self._watch_again_s = clock.monotonic_s() + _LIVENESS_S if unended else float("inf")
+        views.watch_again_s = clock.monotonic_s() + _LIVENESS_S if unended else float("inf")
 
     def _ask_with_calls(
         self,
-        views: Views,
+        views: RoutedViews,
         query: str,
         calls: Sequence[fence.Call],
         frames: Mapping[str, Any] | None,
@@ -347,20 +349,21 @@ class Store:
             return self._ask(views, tables.rewritten(query), frames, params)
 
     def _ask(
-        self, views: Views, query: str, frames: Mapping[str, Any] | None, params: dict[str, Any]
+        self, views: RoutedViews, query: str, frames: Mapping[str, Any] | None, params: dict[str, Any]
     ) -> Result:
+        near = views.near(query, params or None)
         for name, frame in (frames or {}).items():
             if name in view_sql.VIEW_NAMES:
                 raise UsageError(f"A frame cannot be called {name!r}, which is a view. Give it another name.")
             # Frames of the caller are scanned by DuckDB's Python wrappers.
             import duckdb  # noqa: F401
 
-            views.connection.register(name, frame.to_arrow() if hasattr(frame, "to_arrow") else frame)
+            near.connection.register(name, frame.to_arrow() if hasattr(frame, "to_arrow") else frame)
         try:
-            return Result(views, self._lock, views.ask(query, params or None, self.limits))
+            return Result(near, self._lock, near.ask(query, params or None, self.limits))
         finally:
             for name in frames or {}:
-                views.connection.unregister(name)
+                near.connection.unregister(name)
 
 
 def open_store(url: str | None = None, as_of: str | datetime | None = None) -> Store:

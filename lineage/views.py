@@ -5,13 +5,13 @@ The database is a cache: nothing is lost with it.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 from weft.lineage import fence, view_sql
 from weft.lineage.engine import load_engine
 from weft.lineage.errors import QueryError
-from weft.lineage.events import FAMILIES
+from weft.lineage.events import FAMILIES, Event
 from weft.lineage.fold_sql import FOLDS, STATES
 from weft.lineage.folds import Folds
 from weft.lineage.limits import Limits, TimeIsUp, run_interruptible
@@ -20,12 +20,12 @@ from weft.lineage.sight import FileGone
 from weft.lineage.sources import Sealed
 from weft.lineage.summaries import SUMMARIES
 
-__all__ = ["Views"]
+__all__ = ["CATALOGUE_WORDS", "Views"]
 
 _UNLIMITED = Limits()
 
 #: Words of queries that look at the catalogue, and so see whether a view was made.
-_CATALOGUE_WORDS = ("show", "describe", "information_schema", "duckdb_", "pragma_", "sqlite_", "pg_")
+CATALOGUE_WORDS = ("show", "describe", "information_schema", "duckdb_", "pragma_", "sqlite_", "pg_")
 
 #: The families of believed events that each view reads itself.
 _FAMILIES: dict[str, tuple[str, ...]] = {
@@ -36,13 +36,16 @@ _FAMILIES: dict[str, tuple[str, ...]] = {
     "external_uses": ("use",),
 }
 
+_ANY_REUSE = "any reuse"
 _REUSING = frozenset(name for name, folds in view_sql.FOLDS_OF.items() if "reuses" in folds)
 
 
 class Views(Folds):
     """One connection that carries the views. Not safe to use from two threads at once.
 
-    Events later than `as_of_us` are left out. `readable` are further files that queries may open.
+    Events later than `as_of_us` are left out. `readable` are further files that queries may open. `watch` is
+    called before a query whose answer may depend on who lives and on the time. A `connection` that is given is
+    fenced already.
     """
 
     def __init__(
@@ -52,14 +55,26 @@ class Views(Folds):
         readable: Sequence[str] = (),
         prove: Callable[[Sequence[str]], None] | None = None,
         spill_folder: str = "",
+        watch: Callable[[Views], None] | None = None,
+        connection: Any = None,
     ) -> None:
-        super().__init__(sealed, as_of_us, prove, spill_folder)
+        super().__init__(sealed, as_of_us, prove, spill_folder, connection=connection)
         self._engine = load_engine()
+        self._watch = watch
+        #: Who was known to live when that was looked up last, and when it is to be looked up again, in s.
+        self.liveness: dict[bytes, bool] = {}
+        self.watch_again_s = 0.0
         #: The SQL each view was made of last.
         self._shown: dict[str, str] = {}
+        self._reuses = 0
         self._results = 0
         self._discarded: list[str] = []
-        fence.shut(self.connection, [*sealed.paths, *readable])
+        if connection is None:
+            fence.shut(self.connection, [*sealed.paths, *readable])
+
+    def add(self, events: Iterable[Event]) -> None:
+        super().add(events)
+        self.watch_again_s = 0.0
 
     def rows(self, query: str, params: Any = None) -> list[tuple[Any, ...]]:
         """Run a query of our own and fetch it. Raises: FileGone."""
@@ -182,7 +197,7 @@ class Views(Folds):
 
         text = query.lower()
         words = set(re.findall(r"\w+", text))
-        is_whole = is_whole or any(word in text for word in _CATALOGUE_WORDS)
+        is_whole = is_whole or any(word in text for word in CATALOGUE_WORDS)
         views, summaries = _named(words, text, is_whole)
         families = {family for view in views for family in _FAMILIES[view]}
         schemas = set(re.findall(r"\b(?:raw|told|fold|state)\.\w+", text))
@@ -195,6 +210,8 @@ class Views(Folds):
         has_numbers = self._folded is not None and _NUMBER_CONDITION in words and "artifacts" in words
         if has_numbers:
             has_numbers = re.search(r"value_number\"?\s*(?:[<>=]|between|in\b)", text) is not None
+        if self._watch is not None and (views or folds or states):
+            self._watch(self)
         digest = None
         if views == ["artifacts"] and "digest" in words and not self._is_small:
             digest = self._digest_demanded(query, params)
@@ -204,12 +221,19 @@ class Views(Folds):
         self.need_states(states | ({"numbers"} if has_numbers else set()))
         if views or folds:
             moment = self.need_folds(folds | ({"lent"} if has_numbers else set()))
-            has_reuses = bool(_REUSING & set(views)) and self.rows_in("fold.reuses") > 0
+            has_reuses = bool(_REUSING & set(views)) and self._has_reuses()
             for view in views:
                 sql = view_sql.view_sql(view, moment.has_twins, has_numbers, has_reuses, digest)
                 self._show(view, sql)
             for name in summaries:
                 self._show(name, SUMMARIES[name].sql)
+
+    def _has_reuses(self) -> bool:
+        # Noted among what was made of the fold, and forgotten with it.
+        if _ANY_REUSE not in self._made:
+            self._made[_ANY_REUSE] = ""
+            self._reuses = self.rows_in("fold.reuses")
+        return self._reuses > 0
 
     def _digest_demanded(self, query: str, params: Any) -> bytes | None:
         (row,) = self.connection.execute("select json_serialize_sql(?)", [query]).fetchall()

@@ -1,0 +1,244 @@
+"""Views that answer a question about few runs from the events of these runs alone, however long the history is.
+
+The places of a checkpoint say which segments hold events of a run. Those files are proven, the events of the run
+are copied into memory, with those of the runs its reused tasks are from, and folded there as a small store is. No
+other file is read for it. What was copied stays for the next question, up to a limit.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Collection, Iterable, Sequence
+from typing import Any
+
+from weft.lineage.events import Event
+from weft.lineage.places import events_in, segment_key
+from weft.lineage.run_demands import RunKey, runs_demanded
+from weft.lineage.sources import Sealed, SealedFile
+from weft.lineage.view_sql import VIEW_NAMES
+from weft.lineage.views import CATALOGUE_WORDS, Views
+
+__all__ = ["NearViews", "RoutedViews"]
+
+#: So many events of runs are copied at most; runs with more are asked where they lie.
+_EVENTS_MAX = 50_000
+
+#: Parse trees of queries that are kept.
+_TREES_MAX = 256
+
+_TWIN = re.compile(r"~\d+$")
+_VIEW_NAMES = frozenset(VIEW_NAMES)
+_KEPT_VIEWS = {"runs": "counted", "parameters": "parameters", "tags": "tags"}
+
+
+class _TooMany(Exception):
+    """The runs have more events than are copied."""
+
+
+class RoutedViews(Views):
+    """The views of a whole history; `near` gives those that a query is best asked of."""
+
+    def __init__(
+        self,
+        sealed: Sealed,
+        as_of_us: int | None = None,
+        readable: Sequence[str] = (),
+        prove: Callable[[Sequence[str]], None] | None = None,
+        spill_folder: str = "",
+        watch: Callable[[Views], None] | None = None,
+    ) -> None:
+        super().__init__(sealed, as_of_us, readable, prove, spill_folder, watch)
+        self._tail: list[Event] = []
+        self._trees: dict[str, Any] = {}
+        self._places: list[bytes] | None = None
+        self._near: NearViews | None = None
+        self._nears = 0
+
+    def add(self, events: Iterable[Event]) -> None:
+        new = list(events)
+        self._tail += new
+        super().add(new)
+        if self._near is not None:
+            self._near.add_tail(new)
+
+    def near(self, query: str, params: Any = None) -> Views:
+        """The views to ask: those of the runs that a query is plainly about, or these here."""
+        text = query.lower()
+        if self._folded is None or not ("run_id" in text or "pathspec" in text):
+            return self
+        if any(word in text for word in CATALOGUE_WORDS):
+            # It must not see what was made for others.
+            self._leave()
+            return self
+        runs = runs_demanded(self._tree(query), params)
+        if runs is None or self._is_kept(text, runs):
+            return self
+        return self._near_to(runs) or self
+
+    def _is_kept(self, text: str, runs: Collection[RunKey]) -> bool:
+        """Whether all that is asked is one row of a state that is open already."""
+        if self._near is not None and self._near.holds(runs):
+            return False
+        words = set(re.findall(r"\w+", text))
+        wanted = words & _VIEW_NAMES
+        return (
+            wanted <= _KEPT_VIEWS.keys()
+            and not words & {"raw", "told", "fold", "state"}
+            and all(f"state.{_KEPT_VIEWS[view]}" in self._states for view in wanted)
+        )
+
+    def _tree(self, query: str) -> Any:
+        if query not in self._trees:
+            import json
+
+            if len(self._trees) >= _TREES_MAX:
+                self._trees.clear()
+            ((tree,),) = self.connection.execute("select json_serialize_sql(?)", [query]).fetchall()
+            self._trees[query] = json.loads(tree)
+        return self._trees[query]
+
+    def _near_to(self, runs: Collection[RunKey]) -> NearViews | None:
+        places = self._read_places()
+        for _ in range(2):
+            is_first = self._near is None
+            try:
+                if self._near is None:
+                    self._nears += 1
+                    self._near = NearViews(
+                        self.connection.cursor(),
+                        f"near_{self._nears}",
+                        self._sealed,
+                        places,
+                        self._as_of_us,
+                        self._prove,
+                        self._watch,
+                    )
+                self._near.hold(runs, self._tail)
+            except _TooMany:
+                self._leave()
+                if is_first:
+                    break
+            except BaseException:
+                # What was being copied may be half there.
+                self._leave()
+                raise
+            else:
+                return self._near
+        return None
+
+    def _leave(self) -> None:
+        """Let go of what was copied."""
+        if self._near is not None:
+            self._near.leave()
+            self._near = None
+
+    def _read_places(self) -> list[bytes]:
+        if self._places is None:
+            assert self._folded is not None
+            paths = [part.places for part in self._folded.parts]
+            self.prove_files(paths)
+            found = []
+            for path in paths:
+                with open(path, "rb") as file:
+                    found.append(file.read())
+            self._places = found
+        return self._places
+
+
+class NearViews(Views):
+    """The views over the events of some runs, in a database of its own within the connection of all."""
+
+    def __init__(
+        self,
+        connection: Any,
+        name: str,
+        sealed: Sealed,
+        places: Sequence[bytes],
+        as_of_us: int | None,
+        prove: Callable[[Sequence[str]], None] | None,
+        watch: Callable[[Views], None] | None,
+    ) -> None:
+        connection.execute(f"attach ':memory:' as {name}; use {name}")
+        super().__init__(Sealed(sealed.files), as_of_us, (), prove, "", watch, connection)
+        self._name = name
+        self._places = places
+        #: The files that hold events of a run.
+        self._held: dict[RunKey, list[SealedFile]] = {}
+        #: Runs whose reused tasks were followed to the runs they are from.
+        self._followed: set[RunKey] = set()
+        self._read: dict[str, set[RunKey]] = {}
+        self._count = 0
+
+    def holds(self, runs: Iterable[RunKey]) -> bool:
+        return self._followed.issuperset(_recorded(runs))
+
+    def hold(self, runs: Iterable[RunKey], tail: Sequence[Event]) -> None:
+        """Make questions about runs answerable. Raises: _TooMany."""
+        wanted = _recorded(runs)
+        if self._followed.issuperset(wanted):
+            return
+        self._begin(wanted - self._held.keys(), tail)
+        self.need_events(("task",))
+        rows = self.connection.execute(
+            "select distinct flow, run_id, producer_flow, producer_run_id from raw.task_events "
+            "where kind = 'task_reused' and producer_run_id is not null"
+        ).fetchall()
+        origins = {(row[2], row[3]) for row in rows if (row[0], row[1]) in wanted}
+        self._begin(origins - self._held.keys(), tail)
+        self._followed |= wanted
+
+    def add_tail(self, events: Iterable[Event]) -> None:
+        """Put in events that are in no segment, of the runs that are held."""
+        self.add(event for event in events if (event.flow, event.run_id) in self._held)
+        self._followed.clear()
+
+    def leave(self) -> None:
+        """Free what was copied; results that were made stay."""
+        self.connection.execute(f"use memory; detach {self._name}")
+
+    def _begin(self, runs: Collection[RunKey], tail: Sequence[Event]) -> None:
+        if not runs:
+            return
+        for run in runs:
+            events: dict[bytes, int] = {}
+            for data in self._places:
+                events.update(events_in(data, *run))
+            self._count += sum(events.values())
+            self._held[run] = [
+                file
+                for file in self._sealed.files
+                if not file.is_covered or not events.keys().isdisjoint(map(segment_key, file.known_as))
+            ]
+        if self._count > _EVENTS_MAX:
+            raise _TooMany
+        self._copied.clear()
+        self.add(event for event in tail if (event.flow, event.run_id) in runs)
+
+    def _read_sealed(self, family: str) -> None:
+        runs = self._held.keys() - self._read.get(family, set())
+        self._read[family] = set(self._held)
+        files = {file: None for run in sorted(runs) for file in self._held[run] if file.family == family}
+        if files:
+            self._copy(family, Sealed(tuple(files)), _condition(runs))
+
+
+def _recorded(runs: Iterable[RunKey]) -> set[RunKey]:
+    """The runs that may be meant: a second run of one pathspec is shown as `id~2`."""
+    return {(flow, run_id) for flow, shown in runs for run_id in (shown, _TWIN.sub("", shown))}
+
+
+def _condition(runs: Iterable[RunKey]) -> str:
+    """What rows of these runs are like, by constants, so that it reaches the statistics of the files."""
+    ordered = sorted(runs)
+    flows, run_ids = sorted({flow for flow, _ in ordered}), sorted({run_id for _, run_id in ordered})
+    apart = f"flow in ({_texts(flows)}) and run_id in ({_texts(run_ids)})"
+    if len(ordered) == len(flows) * len(run_ids):
+        return apart
+    exact = " or ".join(
+        f"(flow = {_texts([flow])} and run_id = {_texts([run_id])})" for flow, run_id in ordered
+    )
+    return f"{apart} and ({exact})"
+
+
+def _texts(values: Iterable[str]) -> str:
+    return ", ".join("'" + value.replace("'", "''") + "'" for value in values)

@@ -1,0 +1,174 @@
+"""A question about one run reads, and so proves, the files that hold events of it and no others."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import duckdb
+import pytest
+
+from tests.lineage.conftest import Story
+from weft.lineage import events as kinds
+from weft.lineage.checkpointing import refresh_checkpoint
+from weft.lineage.errors import StoreDamaged
+from weft.lineage.events import RunRef
+from weft.lineage.ids import Pathspec
+from weft.lineage.log import EventLog
+from weft.lineage.paths import SEGMENTS
+from weft.lineage.places import events_in, places_bytes, segment_key
+
+ARTIFACTS = "select name, pathspec, origin_pathspec from artifacts where flow = $flow and run_id = $run_id"
+
+
+@pytest.fixture(autouse=True)
+def _no_store_is_small(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("weft.lineage.folds.COPIED_BYTES_MAX", 0)
+
+
+@pytest.fixture
+def story(story: Story) -> Story:
+    """Five runs, each in a segment of its own; the last reuses the task of the first."""
+    for number in range(5):
+        run = RunRef(bytes([number]) * 16, "Plain", str(number))
+        task = run.task("start", "1")
+        story.tell(kinds.run_started(run, bytes(32), {"user": "me"}))
+        if number < 4:
+            story.tell(
+                kinds.task_created(task, (), (), None),
+                kinds.attempt_started(task, 0, 7, "box"),
+                kinds.artifact_saved(task, 0, "x", story.content(number)),
+                kinds.attempt_succeeded(task, 0, {"next": []}, {}),
+            )
+        else:
+            payload = {"reason": "it was finished", "next": []}
+            story.tell(kinds.task_reused(task, Pathspec("Plain", "0", "start", "1"), (), (), None, payload))
+        story.tell(kinds.run_ended(run, "succeeded"))
+        story.next_journal()
+        EventLog(story.storage).seal(force=True, grace_s=0)
+    refresh_checkpoint(story.storage, EventLog(story.storage))
+    return story
+
+
+def files_of(story: Story, number: int) -> list[str]:
+    """The files of the segment that a run is in."""
+    found = [
+        segment
+        for segment in EventLog(story.storage).segments()
+        if any(event.run_id == str(number) for event in _events_of(story, segment.files["run"].path))
+    ]
+    assert len(found) == 1
+    return [file.path for file in found[0].files.values()]
+
+
+def _events_of(story: Story, path: str) -> list[RunRef]:
+    query = f"select run_uid, flow, run_id from read_parquet('{story.storage.root}/{path}')"
+    return [RunRef(*row) for row in duckdb.execute(query).fetchall()]
+
+
+def flip_all(story: Story, paths: list[str]) -> None:
+    for path in paths:
+        place = Path(story.storage.root, path)
+        data = bytearray(place.read_bytes())
+        data[len(data) // 2] ^= 1
+        place.write_bytes(data)
+
+
+def test_a_question_about_one_run_reads_no_file_of_others(story: Story) -> None:
+    for number in (0, 1, 3, 4):
+        flip_all(story, files_of(story, number))
+    with story.store() as store:
+        rows = store.sql(ARTIFACTS, flow="Plain", run_id="2").fetchall()
+        assert rows == [("x", "Plain/2/start/1/x", None)]
+        task = store.sql("select status, attempts from tasks where pathspec = 'Plain/2/start/1'").fetchall()
+        assert task == [("succeeded", 1)]
+
+
+def test_a_flipped_byte_in_a_file_that_is_needed_is_named(story: Story) -> None:
+    needed = files_of(story, 2)
+    flip_all(story, [path for path in needed if "/artifact/" in path])
+    with story.store() as store:
+        assert store.sql("from tasks where flow = 'Plain' and run_id = '2'").fetchall()
+        with pytest.raises(StoreDamaged, match="its bytes are others"):
+            store.sql(ARTIFACTS, flow="Plain", run_id="2")
+
+
+def test_a_reused_task_shows_what_its_origin_saved(story: Story) -> None:
+    for number in (1, 2, 3):
+        flip_all(story, files_of(story, number))
+    with story.store() as store:
+        rows = store.sql(ARTIFACTS, flow="Plain", run_id="4").fetchall()
+        assert rows == [("x", "Plain/4/start/1/x", "Plain/0/start/1")]
+    flip_all(story, files_of(story, 0))
+    with story.store() as store, pytest.raises(StoreDamaged):
+        store.sql(ARTIFACTS, flow="Plain", run_id="4")
+
+
+def test_places_follow_a_compaction(story: Story) -> None:
+    EventLog(story.storage).tidy(is_whole=True, grace_s=0)
+    refresh_checkpoint(story.storage, EventLog(story.storage))
+    assert len(EventLog(story.storage).segments()) == 1
+    with story.store() as store:
+        assert len(store.sql(ARTIFACTS, flow="Plain", run_id="2").fetchall()) == 1
+        assert len(store.sql(ARTIFACTS, flow="Plain", run_id="4").fetchall()) == 1
+
+
+def test_what_comes_later_is_seen_beside_what_was_copied(story: Story) -> None:
+    run = RunRef(bytes([2]) * 16, "Plain", "2")
+    with story.store() as store:
+        assert len(store.sql(ARTIFACTS, flow="Plain", run_id="2").rows) == 1
+        story.tell(
+            kinds.task_created(run.task("end", "2"), (), (), None),
+            kinds.artifact_saved(run.task("end", "2"), 0, "y", story.content(7)),
+            kinds.task_reused(
+                run.task("end", "3"), Pathspec("Plain", "3", "start", "1"), (), (), None, {"next": []}
+            ),
+        )
+        rows = store.sql(f"{ARTIFACTS} order by pathspec", flow="Plain", run_id="2").rows
+        assert [row[1] for row in rows] == ["Plain/2/end/2/y", "Plain/2/end/3/x", "Plain/2/start/1/x"]
+
+
+def test_runs_of_many_events_are_asked_where_they_lie(story: Story, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("weft.lineage.near._EVENTS_MAX", 12)
+    with story.store() as store:
+        for _ in range(2):
+            for number in range(5):
+                (row,) = store.sql(ARTIFACTS, flow="Plain", run_id=str(number)).fetchall()
+                assert row[1] == f"Plain/{number}/start/1/x"
+    monkeypatch.setattr("weft.lineage.near._EVENTS_MAX", 1)
+    with story.store() as store:
+        assert len(store.sql(ARTIFACTS, flow="Plain", run_id="4").fetchall()) == 1
+
+
+def test_results_outlive_what_was_copied_for_them(story: Story, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("weft.lineage.near._EVENTS_MAX", 12)
+    with story.store() as store:
+        first = store.sql(ARTIFACTS, flow="Plain", run_id="1")
+        for number in (2, 3, 4):
+            store.sql(ARTIFACTS, flow="Plain", run_id=str(number))
+        assert first.fetchall() == [("x", "Plain/1/start/1/x", None)]
+
+
+def test_the_catalogue_shows_each_view_once(story: Story) -> None:
+    with story.store() as store:
+        store.sql(ARTIFACTS, flow="Plain", run_id="1")
+        ((count,),) = store.sql(
+            "select count(*) from information_schema.tables where table_name = 'artifacts' and 'run_id' <> ''"
+        ).rows
+        assert count == 1
+
+
+def test_places_tell_which_segments_hold_a_run() -> None:
+    first = places_bytes([("a", "F", "1", 3), ("b", "F", "1", 4), ("b", "F", "2", 5)])
+    data = places_bytes([("c", "F", "1", 6)], first)
+    assert events_in(data, "F", "1") == {segment_key("a"): 3, segment_key("b"): 4, segment_key("c"): 6}
+    assert events_in(data, "F", "2") == {segment_key("b"): 5}
+    assert events_in(data, "F", "3") == {}
+    assert events_in(b"", "F", "1") == {}
+
+
+def test_files_of_segments_are_all_there(story: Story) -> None:
+    """The helper above names what lies in the folder."""
+    listed = {path for path in story.storage.list(SEGMENTS) if path.endswith(".parquet")}
+    assert listed == {path for number in range(5) for path in files_of(story, number)}
+    assert all(os.path.exists(f"{story.storage.root}/{path}") for path in listed)
