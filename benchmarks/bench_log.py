@@ -10,7 +10,7 @@ from zlib import crc32
 
 import msgpack
 
-from benchmarks.measure import bare_syncs_s
+from benchmarks.measure import bare_syncs_s, load_arrow_s
 from benchmarks.report import Figure, answer_of
 from benchmarks.workloads import Size, history
 from weft.lineage.codec import HEADER_BYTES, event_of, read_rows
@@ -114,6 +114,7 @@ def measure_seal(size: Size, seed: int, folder: str) -> tuple[list[Figure], str]
     """Closed journals sealed into a segment, against writing the finished Arrow tables as Parquet."""
     storage = LocalStorage(os.path.join(folder, "seal"))
     write_history(storage, seed, size.decoded)
+    load_s = load_arrow_s()
     import pyarrow.parquet as pq
 
     log = EventLog(storage)
@@ -129,6 +130,7 @@ def measure_seal(size: Size, seed: int, folder: str) -> tuple[list[Figure], str]
     sealed = log.events()
     stored = sum(file.size_bytes for file in files)
     return [
+        Figure("loading what writes Parquet, once in a process", load_s, "s"),
         Figure("bare Parquet of ready tables", report.event_count / bare_s, "events/s"),
         Figure("seal", report.event_count / seal_s, "events/s", seal_s / bare_s, "the time of bare"),
         Figure("segment", stored / report.event_count, "B/event"),

@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-__all__ = ["Cost", "bare_forks_s", "bare_syncs_s", "best_of", "run_python"]
+__all__ = ["Cost", "bare_forks_s", "bare_syncs_s", "best_of", "load_arrow_s", "run_python"]
 
 _SAMPLE_S = 0.01
 
@@ -130,3 +130,14 @@ def _bare(code: str, folder: str) -> float:
         [sys.executable, "-I", "-S", "-c", code], cwd=folder, capture_output=True, text=True, check=True
     )
     return float(done.stdout)
+
+
+def load_arrow_s() -> float:
+    """Seconds it takes to load what Parquet is written with; with it pandas, where there is one: pyarrow's first
+    array looks for it. Once in a process, and so no part of a rate."""
+    start = time.perf_counter()
+    import pyarrow as pa
+    import pyarrow.parquet
+
+    pa.array([0])
+    return time.perf_counter() - start

@@ -16,8 +16,9 @@ from weft.lineage.events import COLUMNS, FAMILIES, family_of
 
 __all__ = ["Columns", "arrow_field", "lowest_versions"]
 
-#: Rows wait as Python objects, about 1 KB each, until there are so many.
-_WAITING_MAX = 65_536
+#: Rows wait as Python objects, about 1 KB each, until there are so many: few enough that those a processor read
+#: last are near when they are turned into columns.
+_WAITING_MAX = 4_096
 
 _ARROW_TYPES = {
     "VARCHAR": "string",

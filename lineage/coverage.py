@@ -51,20 +51,21 @@ class Overlaps:
     Files of one writer overlap where copies of a store that got a live journal at different moments were merged.
     """
 
-    __slots__ = ("_seqs", "_writer")
+    __slots__ = ("_first", "_seqs", "_writer")
 
     def __init__(self) -> None:
         self._writer = b""
+        #: What the writer's first file holds; a set is made of it when there is a second.
+        self._first: Sequence[int] = ()
         self._seqs: set[int] = set()
 
     def lacks(self, name: JournalName, seqs: Sequence[int]) -> Collection[int]:
         """Those of a file's seqs that came in no file before."""
         if name.writer != self._writer:
-            self._writer = name.writer
-            self._seqs = set()
-        if not self._seqs:
-            self._seqs.update(seqs)
+            self._writer, self._first, self._seqs = name.writer, seqs, set()
             return seqs
+        if not self._seqs:
+            self._seqs.update(self._first)
         new = set(seqs) - self._seqs
         self._seqs |= new
         return new

@@ -39,6 +39,7 @@ __all__ = [
     "Loss",
     "RemoteFaultyStorage",
     "seeds",
+    "shard",
 ]
 
 SECTOR_BYTES = 512
@@ -52,6 +53,17 @@ def seeds(default: Iterable[int]) -> list[int]:
     """The seeds of a test: those given, or the one of WEFT_TEST_SEED."""
     given = os.environ.get("WEFT_TEST_SEED")
     return [int(given)] if given else list(default)
+
+
+#: A long sweep tries one in so many of its steps, unless it is asked for others.
+SHARDS = 16
+
+
+def shard(items: Iterable[T], seed: int) -> list[T]:
+    """Of the steps of a sweep those whose turn it is: the seed says which, or WEFT_TEST_SHARD=<0 to 15, or "all">."""
+    given = os.environ.get("WEFT_TEST_SHARD", str(seed % SHARDS))
+    listed = list(items)
+    return listed if given == "all" else listed[int(given) :: SHARDS]
 
 
 class Crash(BaseException):
