@@ -270,7 +270,7 @@ select t.* exclude (ended), %(shown)s as run_id, t.ended,
         when greatest(coalesce(t.lease_us, 0), t.first_us + %(lease)s) < %(now)s then 'lost'
         else 'running'
     end as status
-from state.%(state)s t%(writers)s
+from %(state)s t%(writers)s
 """
 
 _F_TASKS = """
@@ -328,12 +328,12 @@ FOLDS: dict[str, tuple[str, ...]] = {
 }
 
 
-def fold_sql(name: str, moment: Moment) -> str:
-    """The SELECT of one relation of the schema `fold`."""
+def fold_sql(name: str, moment: Moment, states: str = "state") -> str:
+    """The SELECT of one relation of the schema `fold`; for `runs` and `counted` from states in the schema `states`."""
     if name in ("runs", "counted"):
         known, writers = _known(moment.writers)
         return _F_RUNS % {
-            "state": name,
+            "state": f"{states}.{name}",
             "shown": _TWIN if moment.has_twins else "t.raw_run_id",
             "lease": LEASE_US,
             "now": moment.now,
@@ -367,7 +367,7 @@ def _known(writers: tuple[tuple[bytes, bool], ...] | None) -> tuple[str, str]:
     return told, ""
 
 
-def unended() -> str:
+def unended(runs: str = "state.runs") -> str:
     """A query for the writer of each run without an end, and until when its lease is good."""
     return f"""
-        select writer, greatest(coalesce(lease_us, 0), first_us + {LEASE_US}) from state.runs where ended is null"""
+        select writer, greatest(coalesce(lease_us, 0), first_us + {LEASE_US}) from {runs} where ended is null"""

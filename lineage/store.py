@@ -18,6 +18,7 @@ from weft.lineage.limits import Limits
 from weft.lineage.log import EventLog
 from weft.lineage.moment import event_id_of, moment_us, text_of_moment
 from weft.lineage.near import RoutedViews
+from weft.lineage.newest import Listing, newest_runs
 from weft.lineage.objects import Objects
 from weft.lineage.paths import JOURNALS, SEGMENTS
 from weft.lineage.recorded import set_opener
@@ -68,6 +69,8 @@ class Store:
         self._checkpoint: Checkpoint | None = None
         #: A checkpoint that turned out not to be what its names say.
         self._broken: Checkpoint | None = None
+        #: Whether a question was asked that takes folds of all runs.
+        self._has_folded = False
         self._is_closed = False
         #: What each query of `sql` may take.
         self.limits = Limits()
@@ -103,6 +106,19 @@ class Store:
         """Rows of a query of weft's own, which is not fenced."""
         with self._lock:
             return self._asked(lambda views: views.near(query, params).rows(query, params))
+
+    def list_runs(self, listing: Listing) -> list[dict[str, Any]]:
+        """Runs, the newest first, each by column name.
+
+        Raises: QueryError with DuckDB's message.
+        """
+        if listing.limit and listing.where is None:
+            with self._lock:
+                found = self._asked(lambda views: self._newest(views, listing))
+            if found is not None:
+                return found
+        query, params = listing.query()
+        return self.sql(query, **params).dicts()
 
     def has_twins(self) -> bool:
         """Whether two runs share a pathspec, which makes the second `id~2`."""
@@ -206,17 +222,14 @@ class Store:
         return found
 
     @property
-    def has_checkpoint(self) -> bool:
-        """Whether questions about all runs are quick: the store is small, or what runs became is kept."""
-        with self._lock:
-            self._refreshed()
-            return self._checkpoint is not None or is_small(self._sight.sealed.sizes_bytes())
-
-    @property
     def wants_checkpoint(self) -> bool:
-        """Whether this big store has segments whose folds are not kept yet."""
+        """Whether a question took folds of this big store that are not kept yet."""
         sealed = self._sight.sealed
-        return not is_small(sealed.sizes_bytes()) and not all(file.is_covered for file in sealed.files)
+        return (
+            self._has_folded
+            and not is_small(sealed.sizes_bytes())
+            and not all(file.is_covered for file in sealed.files)
+        )
 
     def close(self) -> None:
         with self._lock:
@@ -268,6 +281,12 @@ class Store:
                 raise KeyboardInterrupt from error
         raise StoreUnavailable(f"The files of {self.url} keep changing while they are read. Try again.")
 
+    def _newest(self, views: RoutedViews, listing: Listing) -> list[dict[str, Any]] | None:
+        """The runs of a listing, folded alone; None where all are better folded, or are folded already."""
+        if self._checkpoint is not None or is_small(self._sight.sealed.sizes_bytes()):
+            return None
+        return views.asked(lambda: newest_runs(views, listing, self._liveness_of))
+
     def _refreshed(self) -> RoutedViews:
         """The views over all that is there now."""
         if self._is_closed:
@@ -316,15 +335,11 @@ class Store:
 
     def _watch_writers(self, views: Views) -> None:
         """Tell the views which writers live, and what time it is, where a status may depend on it."""
+        self._has_folded = True
         if views.watch_again_s > clock.monotonic_s():
             return
-        now_us = clock.now_us() if self.as_of_us is None else self.as_of_us
         unended = views.unended()
-        liveness: dict[bytes, bool] = {}
-        if unended and self.as_of_us is None and self.storage.locks_prove_death:
-            # A writer that died may be sealed already and leave no journal: only those seen alive are.
-            live = self._log.live_writers()
-            liveness = {writer: writer in live for writer, _ in unended}
+        liveness, now_us = self._liveness_of(unended)
         is_first = views.watch_again_s == 0.0
         has_run_out = any(until_us < now_us for writer, until_us in unended if writer not in liveness)
         if is_first or liveness != views.liveness or has_run_out:
@@ -332,6 +347,17 @@ class Store:
             if unended:
                 views.set_clock(liveness, now_us)
         views.watch_again_s = clock.monotonic_s() + _LIVENESS_S if unended else float("inf")
+
+    def _liveness_of(self, unended: Sequence[tuple[bytes, int]]) -> tuple[dict[bytes, bool], int]:
+        """Which writers of runs without an end are known to live or to be dead, and what time it is, in µs."""
+        if self.as_of_us is not None:
+            return {}, self.as_of_us
+        liveness: dict[bytes, bool] = {}
+        if unended and self.storage.locks_prove_death:
+            # A writer that died may be sealed already and leave no journal: only those seen alive are.
+            live = self._log.live_writers()
+            liveness = {writer: writer in live for writer, _ in unended}
+        return liveness, clock.now_us()
 
     def _ask_with_calls(
         self,

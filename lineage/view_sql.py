@@ -15,7 +15,17 @@ from weft.lineage.fold_sql import ATTEMPT_ENDS, FOLDS, PACKED, STATES, Moment, f
 from weft.lineage.ranges import Spans
 from weft.lineage.summaries import SUMMARIES
 
-__all__ = ["FOLDS_OF", "STATES_OF", "VIEWS", "VIEW_NAMES", "ddl", "read_events", "view_sql", "within"]
+__all__ = [
+    "FOLDS_OF",
+    "STATES_OF",
+    "VIEWS",
+    "VIEW_NAMES",
+    "ddl",
+    "read_events",
+    "runs_sql",
+    "view_sql",
+    "within",
+]
 
 #: The folds, and the states beside those, that each view is made from.
 FOLDS_OF: dict[str, tuple[str, ...]] = {
@@ -57,7 +67,7 @@ select flow, run_id, status, started_at, finished_at,
     {_seconds("epoch_us(started_at)", "epoch_us(finished_at)")} as duration_s, user_name, origin_run_id, {_digest("code_digest")} as code_digest,
     tasks, tasks_failed + case when status in ('running', 'lost') then 0 else tasks_waiting end as tasks_failed,
     root_cause, error_type, error_message, lower(hex(run_uid)) as run_uid
-from fold.counted
+from %(counted)s
 """
 
 _V_STEPS = f"""
@@ -327,7 +337,13 @@ def view_sql(
         "reused": reused if has_reuses else "",
         "saved": saved,
         "few": few,
+        "counted": "fold.counted",
     }
+
+
+def runs_sql(counted: str) -> str:
+    """The SELECT of the view `runs` over another relation than `fold.counted`."""
+    return _V_RUNS % {"counted": counted}
 
 
 def _saved(has_numbers: bool, events: Sequence[str], only: str = "", numbers: str = "state.numbers") -> str:

@@ -6,7 +6,7 @@ The database is a cache: nothing is lost with it.
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 from weft.lineage import fence, view_sql
 from weft.lineage.engine import load_engine
@@ -21,6 +21,8 @@ from weft.lineage.sources import Sealed
 from weft.lineage.summaries import SUMMARIES
 
 __all__ = ["CATALOGUE_WORDS", "Views"]
+
+T = TypeVar("T")
 
 _UNLIMITED = Limits()
 
@@ -91,6 +93,14 @@ class Views(Folds):
             self._raise_if_lost(error)
             raise
         return rows
+
+    def asked(self, ask: Callable[[], T]) -> T:
+        """What `ask` gives, which queries the connection itself. Raises: FileGone."""
+        try:
+            return ask()
+        except self._engine.Error as error:
+            self._raise_if_lost(error)
+            raise
 
     def ask(self, query: str, params: Any = None, limits: Limits = _UNLIMITED) -> str:
         """Run a user's query, keep its rows in a temporary table, and give that table's name.

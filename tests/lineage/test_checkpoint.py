@@ -44,7 +44,7 @@ class History:
         self.storage = LocalStorage(str(folder))
         create_store(self.storage)
         self.log = EventLog(self.storage)
-        self._now_us = 1_700_000_000_000_000
+        self.now_us = 1_700_000_000_000_000
         self._journals = [self._journal(), self._journal()]
         self._runs: list[RunRef] = []
         self._tasks: list[TaskRef] = []
@@ -106,12 +106,12 @@ class History:
             flip(self.storage, self.draw.choice(files), self.draw)
 
     def record(self) -> None:
-        self.recorded[self._now_us] = expected(self.log, self._now_us)
-        self._now_us += 1
+        self.recorded[self.now_us] = expected(self.log, self.now_us)
+        self.now_us += 1
 
     def _clock(self) -> int:
-        self._now_us += self.draw.choice((0, 1, 1000))
-        return self._now_us
+        self.now_us += self.draw.choice((0, 1, 1000))
+        return self.now_us
 
     def _journal(self) -> Journal:
         return Journal.create(self.storage, now_us=self._clock)
@@ -151,7 +151,7 @@ class History:
                 kinds.tag_added(run, draw.choice("ab"), "user"),
                 kinds.tag_removed(run, draw.choice("ab")),
                 kinds.parameter_set(run, draw.choice("pq"), self._content(), "parameter"),
-                kinds.lease_renewed(run, self._now_us + 10**8),
+                kinds.lease_renewed(run, self.now_us + 10**8),
                 kinds.step_started(run, draw.choice(("start", "fit"))),
                 kinds.run_ended(run, "succeeded"),
                 kinds.run_ended(run, "failed", {"root_cause": f"{run.flow}/{run.run_id}/fit/1"}),

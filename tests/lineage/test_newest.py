@@ -1,0 +1,288 @@
+"""The newest runs, folded alone, are those that a fold of all runs lists."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.faults import seeds
+from tests.lineage.test_checkpoint import History
+from weft.lineage import events as kinds
+from weft.lineage.events import Event, RunRef
+from weft.lineage.ids import Pathspec
+from weft.lineage.log import EventLog
+from weft.lineage.newest import Listing, newest_runs
+from weft.lineage.sight import look
+from weft.lineage.sources import Sealed
+from weft.lineage.store import Store
+from weft.lineage.views import Views
+
+COLUMNS = (
+    *("flow", "run_id", "status", "started_at", "finished_at", "duration_s", "user_name", "origin_run_id"),
+    *("code_digest", "tasks", "tasks_failed", "root_cause"),
+)
+
+LISTINGS = tuple(
+    Listing(flow, tags, status, None, limit)
+    for limit in (1, 2, 5)
+    for flow, tags, status in (
+        (None, (), None),
+        ("One", (), None),
+        (None, ("a",), None),
+        (None, ("a", "b"), "succeeded"),
+        ("Two", (), "running"),
+        (None, (), "lost"),
+        (None, (), "failed"),
+        ("Two", ("b",), "cancelled"),
+    )
+)
+
+
+@pytest.fixture(autouse=True)
+def _few_runs_are_many(monkeypatch: pytest.MonkeyPatch) -> None:
+    """So that few runs are looked at first, and more only where those were too few."""
+    monkeypatch.setattr("weft.lineage.folds.COPIED_BYTES_MAX", 0)
+    monkeypatch.setattr("weft.lineage.newest._SPARE_RUNS", 1)
+    monkeypatch.setattr("weft.lineage.newest._WIDENED", 2)
+
+
+def in_general(views: Views, listing: Listing) -> list[dict[str, Any]]:
+    """The runs of a listing, of a fold of all."""
+    query, params = listing.query()
+    rows = views.rows(query, params or None)
+    return [dict(zip(COLUMNS, row, strict=True)) for row in rows]
+
+
+def compared(
+    views: Views, listings: Iterable[Listing], live: Iterable[bytes] | None, now_us: int
+) -> list[list[dict[str, Any]] | None]:
+    """What listings give where they are folded alone, which is what a fold of all gives. `live` are those of the
+    writers that live, or nothing is known of them."""
+
+    def liveness_of(unended: list[tuple[bytes, int]]) -> dict[bytes, bool]:
+        return {} if live is None else {writer: writer in live for writer, _ in unended}
+
+    listed = [newest_runs(views, each, lambda unended: (liveness_of(unended), now_us)) for each in listings]
+    views.set_clock(liveness_of(views.unended()), now_us)
+    for listing, found in zip(listings, listed, strict=True):
+        if found is not None:
+            assert found == in_general(views, listing), listing
+    return listed
+
+
+def compare(history: History, as_of_us: int | None) -> int:
+    """How many listings were folded alone."""
+    sight = look(history.storage, EventLog(history.storage))
+    views = Views(sight.sealed, as_of_us)
+    views.add(sight.tail)
+    live = history.log.live_writers() if as_of_us is None else None
+    listings = history.draw.sample(LISTINGS, 8)
+    return sum(found is not None for found in compared(views, listings, live, as_of_us or history.now_us))
+
+
+def live_through(history: History, steps: int) -> None:
+    alone = 0
+    for _ in range(steps):
+        for _ in range(8):
+            history.tell()
+            history.step()
+        alone += compare(history, None)
+        alone += compare(history, history.now_us - history.draw.randrange(20_000))
+    assert alone > 0
+
+
+@pytest.mark.parametrize("seed", seeds(range(3)))
+def test_newest_runs_are_those_of_a_fold_of_all(seed: int, tmp_path: Path) -> None:
+    print(f"WEFT_TEST_SEED={seed}")
+    history = History(tmp_path / "store", random.Random(seed))
+    live_through(history, 2)
+    history.close()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", seeds(range(200, 240)))
+def test_newest_runs_of_long_histories_are_those_of_a_fold_of_all(seed: int, tmp_path: Path) -> None:
+    print(f"WEFT_TEST_SEED={seed}")
+    history = History(tmp_path / "store", random.Random(seed))
+    live_through(history, 8)
+    history.close()
+
+
+RUNS = [RunRef(bytes([number]) * 16, "Flow", str(100 + number)) for number in range(12)]
+NOW_US = 10_000_000_000
+OLD, NEW = b"o" * 16, b"n" * 16
+
+
+def begun(run: RunRef, us: int, writer: bytes = OLD, epoch: int = 0) -> Event:
+    event = kinds.run_started(run, b"c" * 32, {"user": "me"})
+    return event._replace(writer=writer, seq=us, time_us=us, epoch=epoch)
+
+
+def at(us: int, event: Event, writer: bytes = OLD) -> Event:
+    return event._replace(writer=writer, seq=us, time_us=us)
+
+
+def ended(run: RunRef, us: int, status: str = "succeeded") -> Event:
+    return at(us, kinds.run_ended(run, status))
+
+
+def whole(runs: Iterable[RunRef], since_us: int = 1_000) -> list[Event]:
+    """Runs that began and ended well, one after the other, with a task each."""
+    told = []
+    for number, run in enumerate(runs):
+        us = since_us + 100 * number
+        task = run.task("start", "1")
+        told += [
+            begun(run, us),
+            at(us + 1, kinds.task_created(task, (), (), None)),
+            at(us + 2, kinds.attempt_started(task, 0, 7, "box")),
+            at(us + 3, kinds.attempt_succeeded(task, 0, {"next": []}, {})),
+            ended(run, us + 4),
+        ]
+    return told
+
+
+TWIN = RunRef(b"t" * 16, "Flow", RUNS[11].run_id)
+OTHER = RunRef(b"x" * 16, "Other", "7")
+CASES: dict[str, tuple[list[Event], Listing, list[tuple[str, str]]]] = {
+    "ended runs": (whole(RUNS), Listing(limit=2), [("111", "succeeded"), ("110", "succeeded")]),
+    "a run whose writer is dead": (
+        [*whole(RUNS[:10]), begun(RUNS[10], 9_000)],
+        Listing(limit=2),
+        [("110", "lost"), ("109", "succeeded")],
+    ),
+    "a run whose writer lives": (
+        [*whole(RUNS[:10]), begun(RUNS[10], 9_000, NEW)],
+        Listing(limit=1),
+        [("110", "running")],
+    ),
+    "a status that few have": (
+        [*whole(RUNS[1:]), begun(RUNS[0], 10)],
+        Listing(limit=1, status="lost"),
+        [("100", "lost")],
+    ),
+    "an old run of the same name": (
+        [*whole(RUNS), begun(TWIN, 5), ended(TWIN, 6)],
+        Listing(limit=1),
+        [("111~2", "succeeded")],
+    ),
+    "a run of the same name that begins later": (
+        [*whole(RUNS), begun(TWIN, 9_000), ended(TWIN, 9_001, "failed")],
+        Listing(limit=2),
+        [("111~2", "failed"), ("111", "succeeded")],
+    ),
+    "what a lost scheduler told after it was fenced": (
+        [
+            *whole(RUNS[:10]),
+            begun(RUNS[10], 8_000),
+            at(8_001, kinds.run_lost(RUNS[10], OLD, 8_000), NEW),
+            ended(RUNS[10], 8_002),
+        ],
+        Listing(limit=1),
+        [("110", "lost")],
+    ),
+    "a beginning told by a fenced scheduler": (
+        [
+            *whole(RUNS[:10]),
+            at(7_000, kinds.tag_added(RUNS[10], "a", "user")),
+            at(8_001, kinds.run_lost(RUNS[10], OLD, 7_500), NEW),
+            begun(RUNS[10], 8_002),
+        ],
+        Listing(limit=1),
+        [("109", "succeeded")],
+    ),
+    "a beginning told twice": (
+        [*whole(RUNS), begun(RUNS[0], 50_000), begun(RUNS[1], 40_000, NEW, epoch=1)],
+        Listing(limit=2),
+        [("101", "succeeded"), ("111", "succeeded")],
+    ),
+    "beginnings at one moment": (
+        [begun(run, 5_000 + n, NEW)._replace(time_us=5_000) for n, run in enumerate(RUNS)],
+        Listing(limit=3),
+        [("111", "running"), ("110", "running"), ("109", "running")],
+    ),
+    "a run whose beginning came last": (
+        [*whole(RUNS[:10]), ended(RUNS[10], 4), begun(RUNS[10], 9_000, NEW)],
+        Listing(limit=1),
+        [("110", "succeeded")],
+    ),
+    "a flow of few runs": (
+        [*whole(RUNS), *whole([OTHER], 10)],
+        Listing("Other", limit=1),
+        [("7", "succeeded")],
+    ),
+    "a tag that few have, of a run with a twin": (
+        [*whole(RUNS), begun(TWIN, 5), at(7, kinds.tag_added(RUNS[11], "a", "user"))],
+        Listing(tags=("a",), limit=1),
+        [("111~2", "succeeded")],
+    ),
+    "a run that reused its task": (
+        [
+            *whole(RUNS[:10]),
+            begun(RUNS[10], 9_000),
+            at(
+                9_001,
+                kinds.task_reused(
+                    RUNS[10].task("start", "1"), Pathspec("Flow", "109", "start", "1"), (), (), None, {}
+                ),
+            ),
+            ended(RUNS[10], 9_002),
+        ],
+        Listing(limit=1),
+        [("110", "succeeded")],
+    ),
+}
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_newest_runs_are_right_with(case: str) -> None:
+    told, listing, wanted = CASES[case]
+    views = Views(Sealed())
+    views.add(told)
+    (rows,) = compared(views, [listing], [NEW], NOW_US)
+    assert rows is not None
+    assert [(row["run_id"], row["status"]) for row in rows] == wanted
+
+
+@pytest.mark.parametrize(
+    "told",
+    [
+        pytest.param(whole(RUNS[:2]), id="fewer runs than asked for"),
+        pytest.param(
+            [*whole(RUNS[:2]), at(9_000, kinds.tag_added(RUNS[3], "a", "user"))], id="a run without beginning"
+        ),
+        pytest.param([], id="nothing"),
+    ],
+)
+def test_too_few_beginnings_take_a_fold_of_all(told: list[Event]) -> None:
+    views = Views(Sealed())
+    views.add(told)
+    assert compared(views, [Listing(limit=3)], [], NOW_US) == [None]
+
+
+def test_as_of_a_moment_only_what_was_told_by_then_counts() -> None:
+    told = [*whole(RUNS[:10]), begun(RUNS[10], 9_000), ended(RUNS[10], 9_100), begun(RUNS[11], 9_200)]
+    views = Views(Sealed(), 9_050)
+    views.add(told)
+    (rows,) = compared(views, [Listing(limit=2)], None, 9_050)
+    assert rows is not None
+    assert [(row["run_id"], row["status"]) for row in rows] == [("110", "running"), ("109", "succeeded")]
+
+
+def test_only_a_question_that_folds_all_wants_a_checkpoint(tmp_path: Path) -> None:
+    history = History(tmp_path / "store", random.Random(5))
+    for _ in range(30):
+        history.tell()
+    for _ in range(4):
+        history.turn()
+    history.compact()
+    listing = Listing(limit=1)
+    query, params = listing.query()
+    with Store(history.storage) as quick, Store(history.storage) as thorough:
+        assert quick.list_runs(listing) == thorough.sql(query, **params).dicts()
+        assert [quick.wants_checkpoint, thorough.wants_checkpoint] == [False, True]
+    history.close()
