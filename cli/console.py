@@ -57,8 +57,9 @@ def show_console(store: Store, spec: Pathspec, stream: str | None, is_followed: 
         check_exists(store, Pathspec(spec.flow, spec.run_id))
         _follow(store, spec, stream, output)
         return
-    check_exists(store, spec._replace(name=None))
     lines = read_lines(store, str(spec._replace(name=None)), stream)
+    if not lines:
+        check_exists(store, spec._replace(name=None))
     if output.is_json:
         output.document([_document(line) for line in lines])
         return

@@ -30,9 +30,14 @@ def record_of(store: Store, spec: Pathspec) -> Record:
     Raises: NotFound, with near names.
     """
     level = sum(part is not None for part in spec)
-    check_exists(store, spec)
     shape = (_flow_record, _run_record, _step_record, _task_record, _artifact_record)[level - 1]
-    return {"kind": _NOUNS[level], "pathspec": str(spec), **shape(store, spec)}
+    record = shape(store, spec)
+    if record is None:
+        check_exists(store, spec)
+        # It came since it was looked for.
+        record = shape(store, spec)
+        assert record is not None, "what exists has a record"
+    return {"kind": _NOUNS[level], "pathspec": str(spec), **record}
 
 
 def _where(spec: Pathspec, level: int, table: str = "") -> tuple[str, Record]:
@@ -49,11 +54,11 @@ def check_exists(store: Store, spec: Pathspec) -> None:
     for depth in range(1, level + 1):
         condition, params = _where(spec, depth)
         view, column = _VIEWS[depth], _LEVELS[depth - 1]
-        if rows_of(store, f"SELECT 1 AS found FROM {view} WHERE {condition} LIMIT 1", **params):
+        if store.rows(f"SELECT 1 FROM {view} WHERE {condition} LIMIT 1", params):
             continue
         above, above_params = _where(spec, depth - 1)
         query = f"SELECT DISTINCT {column} AS name FROM {view}" + (f" WHERE {above}" if above else "")
-        names = [row["name"] for row in rows_of(store, query, **above_params)]
+        names = [row[0] for row in store.rows(query, above_params)]
         wanted = spec[depth - 1]
         assert wanted is not None
         parent = "/".join(part for part in spec[: depth - 1] if part is not None)
@@ -70,53 +75,46 @@ def _missing(parent: str, noun: str, wanted: str, names: list[str]) -> str:
     return f"{message} `weft runs` lists what is recorded."
 
 
-def _flow_record(store: Store, spec: Pathspec) -> Record:
+def _flow_record(store: Store, spec: Pathspec) -> Record | None:
     query = "SELECT * FROM runs WHERE flow = $flow ORDER BY started_at DESC"
-    return {"runs": rows_of(store, query, flow=spec.flow)}
+    runs = store.records(query, {"flow": spec.flow})
+    return {"runs": runs} if runs else None
 
 
-def _run_record(store: Store, spec: Pathspec) -> Record:
-    condition, params = _where(spec, 2)
-    of_task = "AND a.step = t.step AND a.task_id = t.task_id"
-    failures = f"""
-        SELECT t.step, t.task_id, t.pathspec, t.foreach_path, t.status, a.attempt,
-               a.error_type, a.error_message, a.exit_signal
-        FROM tasks t LEFT JOIN attempts a ON a.flow = t.flow AND a.run_id = t.run_id {of_task}
-        WHERE {_where(spec, 2, "t")[0]} AND t.status IN ('failed', 'caught', 'lost')
-        QUALIFY row_number() OVER (PARTITION BY t.step, t.task_id ORDER BY a.attempt DESC) = 1
-        ORDER BY t.finished_at, t.step, t.task_id"""
+def _run_record(store: Store, spec: Pathspec) -> Record | None:
+    from weft.lineage.run_records import read_run_record
+
+    assert spec.run_id is not None
+    run = read_run_record(store, spec.flow, spec.run_id)
+    if run is None:
+        return None
+    place = _places_in(run.graph)
     return {
-        "run": rows_of(store, f"SELECT * FROM runs WHERE {condition}", **params)[0],
-        "parameters": rows_of(
-            store,
-            f"SELECT name, value, value_number FROM parameters WHERE {condition} ORDER BY name",
-            **params,
-        ),
-        "tags": rows_of(
-            store, f"SELECT tag, kind, added_at FROM tags WHERE {condition} ORDER BY tag", **params
-        ),
-        "steps": _steps(store, spec),
-        "failures": rows_of(store, failures, **params),
+        "run": run.row,
+        "parameters": run.parameters,
+        "tags": run.tags,
+        # In the order of the graph: a reused step may come into being late.
+        "steps": sorted(run.steps, key=lambda row: place.get(row["step"], len(place))),
+        "failures": _failures(store, spec) if run.has_failures else [],
     }
 
 
-def _steps(store: Store, spec: Pathspec) -> list[Record]:
-    """The steps of a run in the order of its graph: a reused step may come into being late."""
-    condition, params = _where(spec, 2)
-    steps = rows_of(store, f"SELECT * FROM steps WHERE {condition} ORDER BY started_at, step", **params)
-    query = (
-        f"SELECT payload->'$.graph' AS graph FROM events WHERE kind = 'run_started' AND {condition} LIMIT 1"
-    )
-    graphs = rows_of(store, query, **params)
-    place = _places_in(graphs[0]["graph"] if graphs else None)
-    return sorted(steps, key=lambda row: place.get(row["step"], len(place)))
+def _failures(store: Store, spec: Pathspec) -> list[Record]:
+    """The tasks of a run that failed, were lost, or whose failure was caught, each with its last attempt."""
+    of_task = "AND a.step = t.step AND a.task_id = t.task_id"
+    condition, params = _where(spec, 2, "t")
+    query = f"""
+        SELECT t.step, t.task_id, t.pathspec, t.foreach_path, t.status, a.attempt,
+               a.error_type, a.error_message, a.exit_signal
+        FROM tasks t LEFT JOIN attempts a ON a.flow = t.flow AND a.run_id = t.run_id {of_task}
+        WHERE {condition} AND t.status IN ('failed', 'caught', 'lost')
+        QUALIFY row_number() OVER (PARTITION BY t.step, t.task_id ORDER BY a.attempt DESC) = 1
+        ORDER BY t.finished_at, t.step, t.task_id"""
+    return store.records(query, params)
 
 
-def _places_in(graph_text: str | None) -> dict[str, int]:
+def _places_in(graph: Any) -> dict[str, int]:
     """Where each step stands when the graph is walked from its start."""
-    import json
-
-    graph = json.loads(graph_text) if graph_text else None
     # What another program recorded may say less of its graph.
     if not graph or "start" not in graph:
         return {}
@@ -131,49 +129,59 @@ def _places_in(graph_text: str | None) -> dict[str, int]:
     return places
 
 
-def _step_record(store: Store, spec: Pathspec) -> Record:
+def _step_record(store: Store, spec: Pathspec) -> Record | None:
     condition, params = _where(spec, 3)
-    return {
-        "step": rows_of(store, f"SELECT * FROM steps WHERE {condition}", **params)[0],
-        "tasks": _tasks(store, spec),
-    }
+    steps = store.records(f"SELECT * FROM steps WHERE {condition}", params)
+    return {"step": steps[0], "tasks": _tasks(store, spec)} if steps else None
 
 
 def _tasks(store: Store, spec: Pathspec) -> list[Record]:
     """The tasks below a step or one task, each with `item`: a short text of its foreach item."""
+    from weft.lineage.named_runs import find_run_named
+
     level = sum(part is not None for part in spec)
     condition, params = _where(spec, level)
+    assert spec.run_id is not None
+    run = find_run_named(store, spec.flow, spec.run_id)
+    if run is None:
+        return []
     query = f"""
         SELECT t.*, e.payload->'$.levels[#-1]'->>'$[4]' AS item
         FROM (SELECT * FROM tasks WHERE {condition}) t
-        LEFT JOIN (SELECT * FROM events WHERE kind IN ('task_created', 'task_reused')) e
-            USING (flow, run_id, step, task_id)
+        LEFT JOIN (
+            SELECT step, task_id, payload FROM told.task_events
+            WHERE kind IN ('task_created', 'task_reused') AND flow = $flow AND run_id = $raw_run_id AND run_uid = $uid
+        ) e USING (step, task_id)
         ORDER BY TRY_CAST(t.task_id AS BIGINT), t.task_id"""
-    return rows_of(store, query, **params)
+    return store.records(query, {**params, "raw_run_id": run.raw_run_id, "uid": run.uid})
 
 
-def _task_record(store: Store, spec: Pathspec) -> Record:
+def _task_record(store: Store, spec: Pathspec) -> Record | None:
+    tasks = _tasks(store, spec)
+    if not tasks:
+        return None
     condition, params = _where(spec, 4)
-    attempts = rows_of(store, f"SELECT * FROM attempts WHERE {condition} ORDER BY attempt", **params)
+    inputs = (
+        "SELECT attempt, name, item_index, digest, is_absent, producer_pathspec, used_at "
+        f"FROM artifact_uses WHERE {condition} ORDER BY attempt, name, producer_pathspec"
+    )
     return {
-        "task": _tasks(store, spec)[0],
-        "attempts": attempts,
-        "inputs": rows_of(
-            store,
-            f"SELECT attempt, name, item_index, digest, is_absent, producer_pathspec, used_at "
-            f"FROM artifact_uses WHERE {condition} ORDER BY attempt, name, producer_pathspec",
-            **params,
-        ),
-        "artifacts": rows_of(
-            store, f"SELECT * FROM artifacts WHERE {condition} ORDER BY attempt, name", **params
+        "task": tasks[0],
+        "attempts": store.records(f"SELECT * FROM attempts WHERE {condition} ORDER BY attempt", params),
+        "inputs": store.records(inputs, params),
+        "artifacts": store.records(
+            f"SELECT * FROM artifacts WHERE {condition} ORDER BY attempt, name", params
         ),
     }
 
 
-def _artifact_record(store: Store, spec: Pathspec) -> Record:
+def _artifact_record(store: Store, spec: Pathspec) -> Record | None:
     condition, params = _where(spec, 5)
     query = f"SELECT * FROM artifacts WHERE {condition} ORDER BY attempt DESC LIMIT 1"
-    artifact = rows_of(store, query, **params)[0]
+    artifacts = store.records(query, params)
+    if not artifacts:
+        return None
+    artifact = artifacts[0]
     own = "/".join(part for part in spec[:4] if part is not None)
     producer = artifact["producer_pathspec"]
     consumers = f"""
@@ -184,7 +192,7 @@ def _artifact_record(store: Store, spec: Pathspec) -> Record:
     return {
         "artifact": artifact,
         "producer": producer,
-        "consumers": rows_of(store, consumers, name=spec.name, producer=producer, own=own),
+        "consumers": store.records(consumers, {"name": spec.name, "producer": producer, "own": own}),
         "rows": _first_rows(store, spec, artifact),
     }
 

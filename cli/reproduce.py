@@ -37,7 +37,7 @@ def reproduce(session: Session, run: str, has_uv: bool, is_trusted: bool, is_jso
       weft reproduce MyFlow/17
       weft reproduce MyFlow/17 --uv --json
     """
-    from weft.lineage.pairs import find_run
+    from weft.lineage.run_facts import find_run
     from weft.runtime.reproduce import check_environment, check_inputs, make_recipe
     from weft.runtime.reproduce import reproduce as run_again
 

@@ -12,7 +12,9 @@ from weft.lineage.contrasts import contrast
 from weft.lineage.diff import Diff, compare
 from weft.lineage.errors import WeftError
 from weft.lineage.ids import digest_from_text
-from weft.lineage.pairs import Pairs, RunFacts, collect_pairs, find_run
+from weft.lineage.pairing import collect_pairs
+from weft.lineage.pairs import Pairs, RunFacts
+from weft.lineage.run_facts import find_run
 
 if TYPE_CHECKING:
     from weft.lineage.answers import Answers

@@ -34,11 +34,11 @@ def read_recorded(store: Answers, digests: list[str]) -> dict[str, Recorded]:
         f"""
         select digest, any_value(size_bytes), arg_max(row(blob, payload), row(blob is not null, payload is not null))
         from (
-            select digest, size_bytes, blob, payload from raw.artifact_events where kind = 'artifact_saved'
+            select digest, size_bytes, blob, payload from told.artifact_events where kind = 'artifact_saved'
             union all
-            select digest, size_bytes, blob, payload from raw.run_events where kind = 'parameter_set'
+            select digest, size_bytes, blob, payload from told.run_events where kind = 'parameter_set'
             union all
-            select digest, size_bytes, blob, payload from raw.task_events where digest is not null
+            select digest, size_bytes, blob, payload from told.task_events where digest is not null
         ) where digest in ({", ".join("?" * len(wanted))}) group by digest
         """,
         wanted,

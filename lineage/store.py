@@ -107,6 +107,11 @@ class Store:
         with self._lock:
             return self._asked(lambda views: views.near(query, params).rows(query, params))
 
+    def records(self, query: str, params: Any = None) -> list[dict[str, Any]]:
+        """The same, each row by column name."""
+        with self._lock:
+            return self._asked(lambda views: views.near(query, params).records(query, params))
+
     def list_runs(self, listing: Listing) -> list[dict[str, Any]]:
         """Runs, the newest first, each by column name.
 

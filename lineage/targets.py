@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from weft.lineage.errors import NotFound, UsageError
 from weft.lineage.external import normalized
+from weft.lineage.fold_sql import KEY
 from weft.lineage.ids import Pathspec, parse_pathspec
 from weft.lineage.records import PARAMETERS, Records
 from weft.lineage.sides import External
@@ -63,13 +64,17 @@ def find_roots(store: Answers, target: str, direction: str) -> Roots:
         raise NotFound(_nothing(store, target, parts[0]))
     spec = parse_pathspec(target)
     if spec.run_id is None:
-        newest = "select run_id from runs where flow = ? order by started_at desc limit 1"
+        newest = "select run_id from fold.runs where flow = ? order by started_at desc limit 1"
         spec = spec._replace(run_id=store.rows(newest, [spec.flow])[0][0])
     assert spec.run_id is not None
     if spec.step is None:
         tasks = _tasks_of(store, spec.flow, spec.run_id)
         if tasks:
             return _of_run(spec.flow, spec.run_id, tasks, direction, store)
+    elif spec.name is None:
+        named = _named_tasks(store, spec.flow, spec.run_id, spec.step, spec.task_id)
+        if named:
+            return Roots([], named, [])
     _check_run(store, spec)
     records = Records(store)
     records.load([f"{spec.flow}/{spec.run_id}/-/-"])
@@ -183,7 +188,7 @@ def _shown_ids(store: Answers, rows: list[tuple[Any, ...]]) -> dict[bytes, str]:
 
 
 def _check_run(store: Answers, spec: Pathspec) -> None:
-    runs = [row[0] for row in store.rows("select run_id from runs where flow = ?", [spec.flow])]
+    runs = [row[0] for row in store.rows("select run_id from fold.runs where flow = ?", [spec.flow])]
     if spec.run_id not in runs:
         raise NotFound(_missing("run", f"{spec.flow}/{spec.run_id}", "this store", spec.run_id or "", runs))
 
@@ -225,6 +230,32 @@ def _task(row: tuple[Any, ...]) -> _Task:
     listed = [(str(parent), str(number)) for parent, number in json.loads(parents or "[]")]
     origin = None if origin_flow is None else (Place(origin_flow, origin_run, origin_step), origin_id)
     return (step, task_id), listed, origin
+
+
+def _named_tasks(
+    store: Answers, flow: str, run_id: str, step: str, task_id: str | None
+) -> list[tuple[Place, str]]:
+    """The tasks of a step, or the one that is named, each the one that really ran.
+
+    None of them where that takes the long way: runs share their pathspec, or the step has no such task.
+    """
+    if store.has_twins():
+        return []
+    origin = ", ".join(f"producer_{part}" for part in ("flow", "run_id", "step", "task_id"))
+    only = "" if task_id is None else " and task_id = ?"
+    rows = store.rows(
+        f"select task_id, arg_min(row(kind, {origin}), {KEY}) filter (where kind in ('task_created', 'task_reused')) "
+        f"from told.task_events where flow = ? and run_id = ? and step = ? and task_id is not null{only} "
+        "group by task_id order by min(time_us), task_id",
+        [flow, run_id, step] + ([] if task_id is None else [task_id]),
+    )
+    place = Place(flow, run_id, step)
+    found = []
+    for own, told in rows:
+        kind, *origin_parts = (None,) if told is None else told.values() if isinstance(told, dict) else told
+        is_reused = kind == "task_reused" and None not in origin_parts
+        found.append((Place(*origin_parts[:3]), origin_parts[3]) if is_reused else (place, own))
+    return found
 
 
 def _of_run(flow: str, run_id: str, tasks: list[_Task], direction: str, store: Answers) -> Roots:

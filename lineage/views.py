@@ -80,19 +80,28 @@ class Views(Folds):
 
     def rows(self, query: str, params: Any = None) -> list[tuple[Any, ...]]:
         """Run a query of our own and fetch it. Raises: FileGone."""
+        return self._fetch(query, params)[1]
+
+    def records(self, query: str, params: Any = None) -> list[dict[str, Any]]:
+        """Run a query of our own and fetch each row by column name. Raises: FileGone."""
+        names, rows = self._fetch(query, params)
+        return [dict(zip(names, row, strict=True)) for row in rows]
+
+    def _fetch(self, query: str, params: Any) -> tuple[list[str], list[tuple[Any, ...]]]:
         try:
             self._fold_for(query, params)
             try:
-                rows: list[tuple[Any, ...]] = self.connection.execute(query, params).fetchall()
+                self.connection.execute(query, params)
             except self._engine.CatalogException as error:
                 if not _lacks_tasks(error):
                     raise
                 self._fold_for(query, is_whole=True)
-                rows = self.connection.execute(query, params).fetchall()
+                self.connection.execute(query, params)
+            rows: list[tuple[Any, ...]] = self.connection.fetchall()
+            return [column[0] for column in self.connection.description], rows
         except self._engine.Error as error:
             self._raise_if_lost(error)
             raise
-        return rows
 
     def asked(self, ask: Callable[[], T]) -> T:
         """What `ask` gives, which queries the connection itself. Raises: FileGone."""
@@ -206,7 +215,8 @@ class Views(Folds):
         import re
 
         text = query.lower()
-        words = set(re.findall(r"\w+", text))
+        # What lies below the views has names of theirs in other schemas.
+        words = set(re.findall(r"\w+", re.sub(r"\b(?:raw|told|state|fold)\.\w+", " ", text)))
         is_whole = is_whole or any(word in text for word in CATALOGUE_WORDS)
         views, summaries = _named(words, text, is_whole)
         families = {family for view in views for family in _FAMILIES[view]}

@@ -1,0 +1,65 @@
+"""Runs as they were named, found among those that were folded: what was recorded of them is then asked for directly.
+
+A view costs some milliseconds each time it is bound. What belongs to a few runs that are known needs none.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, NamedTuple
+
+if TYPE_CHECKING:
+    from weft.lineage.answers import Answers
+
+__all__ = ["NamedRun", "find_run_named", "find_runs_named", "of_runs"]
+
+
+class NamedRun(NamedTuple):
+    """A run that is there. `run_id` is the id that is shown, `raw_run_id` the one in its events."""
+
+    flow: str
+    run_id: str
+    uid: bytes
+    raw_run_id: str
+    status: str
+    code_digest: bytes | None
+
+    def shown(self, flow: str, raw_run_id: str) -> str:
+        """The id to show of a run that an event of this run names."""
+        return self.run_id if (flow, raw_run_id) == (self.flow, self.raw_run_id) else raw_run_id
+
+
+def find_runs_named(store: Answers, names: Iterable[tuple[str, str]]) -> dict[tuple[str, str], NamedRun]:
+    """The runs of these (flow, run id), as views show them; those that are not there are left out."""
+    wanted = set(names)
+    if not wanted:
+        return {}
+    flows, ids = sorted({flow for flow, _ in wanted}), sorted({run_id for _, run_id in wanted})
+    rows = store.rows(
+        "select flow, run_id, run_uid, raw_run_id, status, code_digest from fold.runs "
+        f"where flow in ({_marks(flows)}) and run_id in ({_marks(ids)})",
+        [*flows, *ids],
+    )
+    # Flows and ids are asked for apart, so a run may come that nobody wanted.
+    return {(row[0], row[1]): NamedRun._make(row) for row in rows if (row[0], row[1]) in wanted}
+
+
+def find_run_named(store: Answers, flow: str, run_id: str) -> NamedRun | None:
+    return find_runs_named(store, [(flow, run_id)]).get((flow, run_id))
+
+
+def of_runs(runs: Iterable[NamedRun], column: str = "run_id") -> tuple[str, list[str | bytes]]:
+    """A condition for the rows of some runs, and its parameters; `column` is the one with the recorded run id.
+
+    Flow and run id say what the uid says already, but segments have statistics of them.
+    """
+    listed = list(runs)
+    flows = sorted({run.flow for run in listed})
+    ids = sorted({run.raw_run_id for run in listed})
+    uids = sorted({run.uid for run in listed})
+    condition = f"flow in ({_marks(flows)}) and {column} in ({_marks(ids)}) and run_uid in ({_marks(uids)})"
+    return condition, [*flows, *ids, *uids]
+
+
+def _marks(values: Iterable[object]) -> str:
+    return ", ".join("?" for _ in values)

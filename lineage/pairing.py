@@ -1,0 +1,337 @@
+"""What is recorded of two runs, fetched and put side by side.
+
+Places, names and digests are fetched of both runs, and what else is known of a value only where the digests differ.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator, Sequence
+from typing import TYPE_CHECKING, Any
+
+from weft.lineage.ids import digest_to_text
+from weft.lineage.named_runs import find_runs_named, of_runs
+from weft.lineage.pairs import (
+    ArtifactPair,
+    ExternalPair,
+    Pairs,
+    ReadPair,
+    Saved,
+    StepTimes,
+    TaskPair,
+    TaskPlace,
+    ValuePair,
+)
+from weft.lineage.run_facts import read_run_facts
+
+if TYPE_CHECKING:
+    from weft.lineage.answers import Answers
+
+__all__ = ["collect_pairs"]
+
+#: Rows of a view that belong to the first run (side 0) and to the second (side 1).
+_OF_BOTH = (
+    "(select 0 as side, * from {view} where flow = $flow_a and run_id = $run_a "
+    "union all select 1 as side, * from {view} where flow = $flow_b and run_id = $run_b)"
+)
+_PARAMETERS = "_parameters"
+
+#: Values that are asked for by their digests; of more, all of the two runs are fetched.
+_DIGESTS_ASKED_MAX = 200
+
+
+def collect_pairs(store: Answers, a: tuple[str, str], b: tuple[str, str]) -> Pairs:
+    """Fetch what is compared of two runs, each (flow, run id)."""
+    return _Collector(store, a, b).collect()
+
+
+class _Collector:
+    """Fetches the rows of two runs and pairs them. Of each pair of dicts the first is of run A.
+
+    Where all tasks ran in their own run, as most often, rows come from below the views.
+    """
+
+    def __init__(self, store: Answers, a: tuple[str, str], b: tuple[str, str]) -> None:
+        self._store = store
+        self._names = (a, b)
+        found = find_runs_named(store, self._names)
+        self._runs = tuple(found[name] for name in self._names)
+        self._params = {"flow_a": a[0], "run_a": a[1], "flow_b": b[0], "run_b": b[1]}
+        self._has_reused = False
+        #: By (step, task id), and by the pathspec of the task that really ran where that is another.
+        self._places: tuple[dict[tuple[str, str], TaskPlace], ...] = ({}, {})
+        self._sources: tuple[dict[str, TaskPlace], ...] = ({}, {})
+        #: The tasks that read a parameter, by its name.
+        self._readers: dict[str, set[TaskPlace]] = {}
+
+    def collect(self) -> Pairs:
+        tasks, times = self._pair_tasks()
+        artifacts, values, equal = self._pair_artifacts()
+        a, b = read_run_facts(self._store, [self._names[0], self._names[1]])
+        reads, external = self._pair_reads(), self._pair_external()
+        return Pairs(a, b, values, tasks, artifacts, reads, external, times, equal)
+
+    def _of_both(self, column: str = "run_id") -> tuple[str, list[str | bytes]]:
+        return of_runs(self._runs, column)
+
+    def _by_side(self, rows: list[tuple[Any, ...]]) -> Iterator[tuple[Any, ...]]:
+        """Rows that begin with the uid of their run, each with its side for it; both sides may be one run."""
+        for side, run in enumerate(self._runs):
+            for uid, *more in rows:
+                if uid == run.uid:
+                    yield side, *more
+
+    def _ask(self, columns: str, view: str, more: str = "", params: Any = None) -> list[tuple[Any, ...]]:
+        query = f"select {columns} from {_OF_BOTH.format(view=view)} v {more}"
+        return self._store.rows(query, self._params | (params or {}))
+
+    def _tasks(self) -> Iterable[tuple[Any, ...]]:
+        """Side, step, id, place in a foreach, status, seconds, and the pathspec of the origin of each task."""
+        condition, params = self._of_both("raw_run_id")
+        rows = self._store.rows(
+            "select run_uid, step, task_id, coalesce(foreach_path, ''), status, "
+            "case when status not in ('retrying', 'lost') then (ended_us - started_us) / 1e6 end, is_reused "
+            f"from fold.tasks where {condition} order by try_cast(task_id as bigint), task_id, step",
+            params,
+        )
+        self._has_reused = any(row[-1] for row in rows)
+        if not self._has_reused:
+            return ((*row[:-1], None) for row in self._by_side(rows))
+        return self._ask(
+            "side, step, task_id, coalesce(foreach_path, ''), case status when 'reused' then 'succeeded' else status end, "
+            "duration_s, origin_pathspec",
+            "tasks",
+            "order by side, try_cast(task_id as bigint), task_id, step",
+        )
+
+    def _pair_tasks(self) -> tuple[list[TaskPair], list[StepTimes]]:
+        statuses: tuple[dict[TaskPlace, str], ...] = ({}, {})
+        visits: dict[tuple[int, str, str], int] = {}
+        counts: dict[str, list[int]] = {}
+        seconds: dict[str, list[float | None]] = {}
+        for side, step, task_id, path, status, duration_s, origin in self._tasks():
+            visit = visits[side, step, path] = visits.get((side, step, path), 0) + 1
+            place = TaskPlace(step, path, visit)
+            self._places[side][step, task_id] = place
+            if self._has_reused:
+                self._sources[side][origin or f"{'/'.join(self._names[side])}/{step}/{task_id}"] = place
+            statuses[side][place] = status
+            counts.setdefault(step, [0, 0])[side] += 1
+            took = seconds.setdefault(step, [None, None])
+            if duration_s is not None:
+                took[side] = (took[side] or 0.0) + duration_s
+        pairs = [
+            TaskPair(place, statuses[0].get(place), statuses[1].get(place)) for place in _unequal(*statuses)
+        ]
+        return pairs, [StepTimes(step, *counts[step], *seconds[step]) for step in counts]
+
+    def _saved(self, columns: str, more: str = "", params: Sequence[Any] = ()) -> list[tuple[Any, ...]]:
+        """Columns of what tasks saved, of the attempts that count, and of parameters; first the uid of the run."""
+        condition, asked = self._of_both()
+        retried, named = self._of_both("raw_run_id")
+        return self._store.rows(
+            f"""
+            select run_uid, {columns} from (
+                select * from told.artifact_events where kind = 'artifact_saved' and {condition}
+                union all select * from told.run_events where kind = 'parameter_set' and {condition}
+            ) e where not exists (
+                select 1 from state.retried where {retried} and run_uid = e.run_uid and step = e.step
+                    and task_id = e.task_id and final_attempt > e.attempt
+            ){more}
+            """,
+            [*asked, *asked, *named, *params],
+        )
+
+    def _pair_artifacts(self) -> tuple[list[ArtifactPair], list[ValuePair], dict[tuple[str, str], int]]:
+        """Artifacts, parameters and constants that differ, and how many artifacts are equal, by step and name."""
+        saved: tuple[dict[tuple[TaskPlace, str], bytes], ...] = ({}, {})
+        given: tuple[dict[str, bytes], ...] = ({}, {})
+        rows: Iterable[tuple[Any, ...]]
+        if self._has_reused:
+            rows = self._ask("side, step, task_id, name, unhex(substr(digest, 8))", "artifacts")
+        else:
+            rows = self._by_side(self._saved("step, task_id, name, digest"))
+        for side, step, task_id, name, digest in rows:
+            place = self._places[side].get((step, task_id))
+            if step == _PARAMETERS:
+                given[side][name] = digest
+            elif place is not None:
+                saved[side][place, name] = digest
+        changed, changed_values = _unequal(*saved), _unequal(*given)
+        known = self._known_of(
+            {digest for key in changed for side in saved if (digest := side.get(key))}
+            | {digest for name in changed_values for side in given if (digest := side.get(name))}
+        )
+        artifacts = [
+            ArtifactPair(key[0], key[1], known.get(saved[0].get(key, b"")), known.get(saved[1].get(key, b"")))
+            for key in changed
+        ]
+        equal: dict[tuple[str, str], int] = {}
+        for place, name in (saved[0].keys() & saved[1].keys()).difference(changed):
+            equal[place.step, name] = equal.get((place.step, name), 0) + 1
+        return artifacts, self._pair_values(changed_values, given, known), equal
+
+    def _pair_values(
+        self, changed: list[str], given: tuple[dict[str, bytes], ...], known: dict[bytes, Saved]
+    ) -> list[ValuePair]:
+        if not changed:
+            return []
+        condition, params = self._of_both("raw_run_id")
+        rows = self._store.rows(f"select name, role from state.parameters where {condition}", params)
+        roles = dict(rows)
+        # Of a config the keys that differ are told, not the document around them as well.
+        parted = {name.partition(".")[0] for name in changed if "." in name and name in roles}
+        return [
+            ValuePair(
+                name,
+                roles.get(name, "constant"),
+                known.get(given[0].get(name, b"")),
+                known.get(given[1].get(name, b"")),
+            )
+            for name in changed
+            if name not in parted
+        ]
+
+    def _known_of(self, digests: set[bytes]) -> dict[bytes, Saved]:
+        """What is recorded of values, by digest; of several the last in the order of size, type, serializer, value."""
+        if not digests:
+            return {}
+        columns = "digest, size_bytes, type, serializer, value"
+        rows: Iterable[tuple[Any, ...]]
+        if self._has_reused:
+            rows = self._ask(
+                "unhex(substr(digest, 8)), size_bytes, type, serializer, value::varchar",
+                "artifacts",
+                "where digest in (select unnest($digests::varchar[]))",
+                {"digests": sorted(map(digest_to_text, digests))},
+            )
+        elif len(digests) <= _DIGESTS_ASKED_MAX:
+            marks = ", ".join("?" for _ in digests)
+            rows = (row[1:] for row in self._saved(columns, f" and digest in ({marks})", sorted(digests)))
+        else:
+            rows = (row[1:] for row in self._saved(columns))
+        found: dict[bytes, Saved] = {}
+        for digest, *facts in rows:
+            if digest in digests:
+                saved = Saved(digest_to_text(digest), *facts)
+                other = found.get(digest, saved)
+                found[digest] = saved if saved == other else max(saved, other, key=_in_order)
+        return found
+
+    def _reads(self) -> Iterable[tuple[Any, ...]]:
+        """Side, step, task, name, item, digest, and of the producer its run (None: its own), step and task."""
+        if self._has_reused:
+            rows = self._ask(
+                "side, step, task_id, name, coalesce(item_index, -1), case when is_absent then 'absent' else digest end, "
+                "producer_pathspec",
+                "artifact_uses",
+                "order by attempt",
+            )
+            return ((*row[:-1], *_split(row[-1])) for row in rows)
+        condition, params = self._of_both()
+        rows = self._store.rows(
+            "select run_uid, step, task_id, name, coalesce(item_index, -1), "
+            "case when is_absent then 'absent'::blob else digest end, "
+            "case when producer_flow <> flow or producer_run_id <> run_id then producer_flow || '/' || producer_run_id end, "
+            "producer_step, producer_task_id "
+            f"from told.use_events where kind = 'artifact_used' and {condition} order by attempt",
+            params,
+        )
+        return self._by_side(rows)
+
+    def _pair_reads(self) -> list[ReadPair]:
+        found: tuple[dict[tuple[TaskPlace, str, int, TaskPlace], Any], ...] = ({}, {})
+        nowhere = TaskPlace("", "", 1)
+        elsewhere: dict[str, TaskPlace] = {}
+        for side, step, task_id, name, item_index, content, run, maker_step, maker in self._reads():
+            places = self._places[side]
+            place = places.get((step, task_id))
+            if place is None:
+                continue
+            producer: TaskPlace | None = nowhere
+            if maker_step is not None:
+                if run is None:
+                    producer = places.get((maker_step, maker))
+                else:
+                    producer = self._sources[side].get(f"{run}/{maker_step}/{maker}")
+                if producer is None:
+                    # The parameters, or a task of a run that is neither of the two.
+                    producer = elsewhere.get(maker_step)
+                if producer is None:
+                    producer = elsewhere[maker_step] = TaskPlace(maker_step, "", 1)
+            assert producer is not None
+            if producer.step == _PARAMETERS:
+                self._readers.setdefault(name, set()).add(place)
+            found[side][place, name, item_index, producer] = content
+        return [
+            ReadPair(
+                key[0],
+                key[1],
+                None if key[2] < 0 else key[2],
+                key[3],
+                _content_text(found[0].get(key)),
+                _content_text(found[1].get(key)),
+            )
+            for key in _unequal(*found)
+        ]
+
+    def _touched(self) -> Iterable[tuple[Any, ...]]:
+        """Side, step, task, URI, direction, content and parameter of what lies outside."""
+        if self._has_reused:
+            columns = "side, step, task_id, uri, direction, coalesce(digest, state, 'unknown'), parameter"
+            return self._ask(columns, "external_uses", "order by attempt, occurred_at")
+        condition, params = self._of_both()
+        rows = self._store.rows(
+            "select run_uid, step, task_id, name, digest, payload "
+            f"from told.use_events where kind = 'external_used' and {condition} order by attempt, time_us",
+            params,
+        )
+        return map(_touch, self._by_side(rows))
+
+    def _pair_external(self) -> list[ExternalPair]:
+        """What lies outside. A path in a parameter was read by the tasks that read the parameter."""
+        found: tuple[dict[tuple[TaskPlace, str, str], str], ...] = ({}, {})
+        for side, step, task_id, uri, direction, content, parameter in self._touched():
+            place = self._places[side].get((step, task_id))
+            if parameter is not None:
+                for reader in self._readers.get(parameter, ()):
+                    found[side][reader, uri, direction] = content
+            elif place is not None:
+                found[side][place, uri, direction] = content
+        return [
+            ExternalPair(key[0], key[1], key[2], found[0].get(key), found[1].get(key))
+            for key in _unequal(*found)
+        ]
+
+
+def _split(pathspec: str | None) -> tuple[str | None, str | None, str | None]:
+    """The run, step and id of a task."""
+    if pathspec is None:
+        return None, None, None
+    run, step, task_id = pathspec.rsplit("/", 2)
+    return run, step, task_id
+
+
+def _content_text(content: bytes | str | None) -> str | None:
+    if isinstance(content, bytes):
+        return "absent" if content == b"absent" else digest_to_text(content)
+    return content
+
+
+def _touch(row: tuple[Any, ...]) -> tuple[Any, ...]:
+    side, step, task_id, uri, digest, payload = row
+    told = json.loads(payload) if payload else {}
+    content = told.get("state") if digest is None else digest_to_text(digest)
+    if content is None:
+        content = "unknown"
+    return side, step, task_id, uri, told.get("direction"), content, told.get("parameter")
+
+
+def _in_order(saved: Saved) -> tuple[tuple[bool, Any], ...]:
+    """What is not known comes last."""
+    return tuple((value is None, value or "") for value in saved)
+
+
+def _unequal(a: dict[Any, Any], b: dict[Any, Any]) -> list[Any]:
+    """The keys whose values differ, or that only one of two dicts has, sorted."""
+    return sorted({key for key, _ in a.items() ^ b.items()})
