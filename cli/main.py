@@ -1,114 +1,53 @@
-"""The command `weft`: a group whose commands are imported when they are used."""
+"""The command `weft`, from its start to the end of the process."""
 
 from __future__ import annotations
 
 import os
 import sys
-from typing import NamedTuple
+from typing import NoReturn
 
-import click
-
-from weft.cli.entry import run_to_exit
-from weft.cli.session import Session
+from weft.cli.commands import COMMANDS
 from weft.cli.streams import open_missing_streams
-from weft.lineage.errors import UsageError
-from weft.lineage.version import VERSION
 
-__all__ = ["COMMANDS", "group", "main"]
+__all__ = ["main"]
 
 
-class _Place(NamedTuple):
-    """Where a command is defined, and the line `--help` shows for it without importing it."""
-
-    module: str
-    help: str
-
-
-#: In the order `weft --help` shows them.
-COMMANDS = {
-    "demo": _Place("weft.cli.demo", "Run a real flow in a temporary store and show what weft answers."),
-    "runs": _Place("weft.cli.runs", "List runs, newest first."),
-    "show": _Place("weft.cli.show", "Show a run, a step, a task or an artifact."),
-    "logs": _Place("weft.cli.console", "Show what tasks printed."),
-    "lineage": _Place("weft.cli.trace", "Show what something was made from, and what was made from it."),
-    "diff": _Place("weft.cli.diff", "Show what differs between two runs, the first cause on top."),
-    "why": _Place("weft.cli.why", "Show why a task ran or was reused."),
-    "reproduce": _Place("weft.cli.reproduce", "Run a recorded run again and compare what comes of it."),
-    "sql": _Place("weft.cli.sql", "Ask the whole history in SQL, read-only."),
-    "log": _Place("weft.cli.log", "Show the events themselves."),
-    "export": _Place("weft.cli.export", "Write what was recorded in the form other tools read."),
-    "verify": _Place("weft.cli.care", "Check every byte of the store against its checksums."),
-    "compact": _Place("weft.cli.care", "Seal closed journals, and merge small segments into large ones."),
-    "push": _Place("weft.cli.transfer", "Send what another store lacks there."),
-    "pull": _Place("weft.cli.transfer", "Bring what another store has here."),
-}
-
-_EPILOG = """\b
-Examples:
-  weft demo
-  weft runs --status failed
-  weft show MyFlow/17
-  weft lineage MyFlow/17/end --up
-  weft sql "SELECT flow, status, count(*) FROM runs GROUP BY ALL"
-  weft --as-of 2026-01-31T18:00 runs
-
-The store is --store, else $WEFT_STORE, else the nearest .weft folder above the working directory.
-Exit codes: 0 done, 1 failed or damage found, 2 wrong usage or nothing of that name, 3 the store cannot be used.
-"""
-
-
-class _LazyGroup(click.Group):
-    def list_commands(self, ctx: click.Context) -> list[str]:
-        return list(COMMANDS)
-
-    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        place = COMMANDS.get(cmd_name)
-        if place is None:
-            return None
-        from importlib import import_module
-
-        command = getattr(import_module(place.module), cmd_name)
-        assert isinstance(command, click.Command)
-        return command
-
-    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        with formatter.section("Commands"):
-            formatter.write_dl([(name, place.help) for name, place in COMMANDS.items()])
-
-    def resolve_command(
-        self, ctx: click.Context, args: list[str]
-    ) -> tuple[str | None, click.Command | None, list[str]]:
-        if args and args[0] not in COMMANDS and not args[0].startswith("-"):
-            raise UsageError(_unknown_command(args[0]))
-        return super().resolve_command(ctx, args)
-
-
-def _unknown_command(name: str) -> str:
-    from difflib import get_close_matches
-
-    near = get_close_matches(name, COMMANDS, n=2)
-    hint = f" Did you mean {' or '.join(near)}?" if near else ""
-    return f"There is no command {name!r}.{hint} `weft --help` lists the commands."
-
-
-@click.command(cls=_LazyGroup, epilog=_EPILOG, context_settings={"help_option_names": ["-h", "--help"]})
-@click.option(
-    "--store",
-    "store_url",
-    metavar="URL",
-    help="The store to ask: a folder, or a URL such as s3://bucket/prefix.",
-)
-@click.option(
-    "--as-of", metavar="TIME", help="Answer as of this moment: ISO 8601 (local zone if none) or an event id."
-)
-@click.version_option(VERSION, "--version", message="weft %(version)s")
-@click.pass_context
-def group(ctx: click.Context, store_url: str | None, as_of: str | None) -> None:
-    """Ask what happened: runs, lineage and SQL over the event log of your flows."""
-    ctx.obj = Session(store_url or os.environ.get("WEFT_STORE") or None, as_of)
-
-
-def main(arguments: list[str] | None = None) -> None:
-    """Run the command line and end the process with its exit code."""
+def main(arguments: list[str] | None = None) -> NoReturn:
+    """Run the command line and end with its exit code: the process, or, for `arguments`, by SystemExit."""
     open_missing_streams()
-    run_to_exit(group, sys.argv[1:] if arguments is None else arguments, "weft")
+    told = sys.argv[1:] if arguments is None else arguments
+    if _asks(told):
+        from weft.lineage.engine import prepare
+
+        # It takes as long as all that is imported below, and runs beside that.
+        prepare()
+    from weft.cli.entry import run_to_exit
+    from weft.cli.group import group
+
+    try:
+        run_to_exit(group, told, "weft")
+    except SystemExit as ended:
+        if arguments is None:
+            _end(ended.code)
+        raise
+
+
+def _asks(arguments: list[str]) -> bool:
+    """Whether this looks like a command that asks the views; to be wrong costs a moment."""
+    if not {"-h", "--help"}.isdisjoint(arguments):
+        return False
+    named = next((argument for argument in arguments if argument in COMMANDS), None)
+    return named is not None and COMMANDS[named].asks
+
+
+def _end(code: object) -> NoReturn:
+    """End the process without taking down what is in its memory: that takes as long as a short question."""
+    import atexit
+    from contextlib import suppress
+
+    atexit._run_exitfuncs()
+    for stream in (sys.stdout, sys.stderr):
+        # Whoever read it may be gone.
+        with suppress(OSError, ValueError):
+            stream.flush()
+    os._exit(code if isinstance(code, int) else 0)

@@ -64,7 +64,7 @@ class Session(NamedTuple):
 
         Raises: StoreError, NotFound.
         """
-        from weft.lineage.engine import prepare
+        from weft.lineage.engine import let_go, prepare
 
         prepare()
         from weft.lineage.store import open_store
@@ -75,8 +75,10 @@ class Session(NamedTuple):
             finally:
                 sys.stdout.flush()
                 _warn(store)
-        # Only now: what the answer needed is let go of first.
-        _tidy(store.storage, store.wants_checkpoint)
+        if store.wants_checkpoint or _is_untidy(store.storage):
+            # Only now: what the answer needed is let go of first.
+            let_go()
+            _tidy(store.storage, store.wants_checkpoint)
 
 
 def _warn(store: Store) -> None:
@@ -88,17 +90,26 @@ def _warn(store: Store) -> None:
         )
 
 
+def _is_untidy(storage: Storage) -> bool:
+    """Whether many journals lie there."""
+    from weft.lineage.paths import JOURNALS
+
+    try:
+        journals = storage.scan(JOURNALS)
+    except (WeftError, OSError):
+        return False
+    return len(journals) >= _TIDY_FILES or sum(file.size_bytes for file in journals) >= _TIDY_BYTES
+
+
 def _tidy(storage: Storage, wants_checkpoint: bool) -> None:
     """Seal and compact when many journals lie there, and fold what no checkpoint holds yet.
 
     Whatever keeps this from being done is no concern of the caller's.
     """
     from weft.lineage.log import EventLog
-    from weft.lineage.paths import JOURNALS
 
     try:
-        journals = storage.scan(JOURNALS)
-        if len(journals) >= _TIDY_FILES or sum(file.size_bytes for file in journals) >= _TIDY_BYTES:
+        if _is_untidy(storage):
             EventLog(storage).tidy()
         if wants_checkpoint:
             from weft.lineage.checkpointing import refresh_checkpoint

@@ -9,13 +9,16 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from threading import Thread
 
-__all__ = ["connect", "is_interrupt", "load_engine", "prepare"]
+__all__ = ["connect", "is_interrupt", "let_go", "load_engine", "prepare"]
 
 _THREADS_MAX = 8
 _MEMORY_BYTES_MIN = 512 * 1024 * 1024
 
 #: A connection that is being made while the process does something else, once.
 _prepared: tuple[Thread, list[Any]] | None = None
+
+#: The connection that was made so: a short process ends sooner than it could be closed.
+_kept: Any = None
 
 
 def load_engine() -> Any:
@@ -39,8 +42,13 @@ def is_interrupt(error: BaseException) -> bool:
 
 
 def prepare() -> None:
-    """Begin to make a connection in a thread: it takes 15 ms, in which a command can import what it needs."""
+    """Begin to make a connection in a thread: it takes 15 ms, in which a command can import what it needs.
+
+    That one stays open until the process ends, or `let_go` is called.
+    """
     global _prepared
+    if _prepared is not None:
+        return
     from threading import Thread
 
     made: list[Any] = []
@@ -51,17 +59,23 @@ def prepare() -> None:
 
 def connect(spill_folder: str) -> Any:
     """A connection to a database in memory of its own; it spills to `spill_folder`, nowhere if empty."""
-    global _prepared
+    global _prepared, _kept
     connection = None
     if _prepared is not None:
         (thread, made), _prepared = _prepared, None
         thread.join()
         # What failed there fails here again, and says why.
-        connection = made[0] if made else None
+        _kept = connection = made[0] if made else None
     connection = connection or _connect()
     folder = spill_folder.replace("'", "''")
     connection.execute(f"set temp_directory = '{folder}'")
     return connection
+
+
+def let_go() -> None:
+    """Close the connection that was prepared, if nobody uses it any more."""
+    global _kept
+    _kept = None
 
 
 def _connect() -> Any:

@@ -8,7 +8,8 @@ from pathlib import Path
 import click
 import pytest
 
-from weft.cli.main import COMMANDS, group
+from weft.cli.commands import COMMANDS
+from weft.cli.group import group
 
 DOCS = Path(__file__).parent.parent.parent / "docs" / "commands.md"
 

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING
 import click
 import pytest
 
-from weft.cli.main import COMMANDS, group
+from weft.cli.commands import COMMANDS
+from weft.cli.group import group
 
 if TYPE_CHECKING:
     from tests.cli.conftest import Ask
@@ -126,3 +127,19 @@ def test_closed_pipe_is_silent(store_folder: Path) -> None:
 
 def test_version_is_shown() -> None:
     assert _weft("--version").stdout.startswith("weft 0.")
+
+
+def test_what_was_registered_for_the_end_of_the_process_is_called() -> None:
+    program = (
+        "import atexit, sys, weft.cli.main as m\n"
+        "atexit.register(print, 'the end')\n"
+        "sys.argv = ['weft', 'nothing' if len(sys.argv) > 1 else '--version']\n"
+        "m.main()\n"
+    )
+    ended = [
+        subprocess.run([sys.executable, "-c", program, *more], capture_output=True, text=True, check=False)
+        for more in ([], ["fails"])
+    ]
+    assert [each.returncode for each in ended] == [0, 2]
+    assert all(each.stdout.endswith("the end\n") for each in ended)
+    assert ended[1].stderr.startswith("error: There is no command")

@@ -10,7 +10,7 @@ from pathlib import Path
 import click
 import pytest
 
-from weft.cli import main
+from weft.cli import commands, group
 
 DOCUMENT = (Path(__file__).parent.parent.parent / "docs" / "cli.md").read_text(encoding="utf-8")
 SECTIONS = {
@@ -20,12 +20,12 @@ README_FLOW_COMMANDS = ("check", "dump", "help", "logs", "resume", "run", "show"
 
 
 def _command(name: str) -> click.Command:
-    command = main.group.get_command(click.Context(main.group), name)
+    command = group.group.get_command(click.Context(group.group), name)
     assert command is not None
     return command
 
 
-@pytest.mark.parametrize("name", main.COMMANDS)
+@pytest.mark.parametrize("name", commands.COMMANDS)
 def test_command_has_help_and_is_documented(name: str) -> None:
     command = _command(name)
     assert command.help
@@ -39,7 +39,7 @@ def test_command_has_help_and_is_documented(name: str) -> None:
 
 def test_documented_commands_are_those_there_are() -> None:
     documented = {name.removeprefix("weft ") for name in SECTIONS if name.startswith("weft ")}
-    assert documented == set(main.COMMANDS)
+    assert documented == set(commands.COMMANDS)
 
 
 def test_flow_commands_and_options_are_documented(readme_store: Path) -> None:
