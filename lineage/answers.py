@@ -36,6 +36,9 @@ class Answers(Protocol):
     def rows(self, query: str, params: Any = None) -> list[tuple[Any, ...]]:
         """Rows of a query of weft's own over the views and what lies below them."""
 
+    def rows_at_hand(self, query: str, params: Any = None) -> list[tuple[Any, ...]]:
+        """The same over those runs alone that were asked about last; none where all would be read for it."""
+
     def has_twins(self) -> bool:
         """Whether two runs share a pathspec, which makes the second `id~2`."""
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from weft.lineage.errors import NotFound
@@ -26,11 +27,17 @@ class Recorded(NamedTuple):
 
 def read_recorded(store: Answers, digests: list[str]) -> dict[str, Recorded]:
     """Where the bytes of values lie, by their digest's text form; those never recorded are left out."""
+    # Most values are of the runs that were asked about just before: no other file needs to be read for these.
+    found = _find(store.rows_at_hand, digests)
+    return found | _find(store.rows, [text for text in digests if text not in found])
+
+
+def _find(ask: Callable[[str, Any], list[tuple[Any, ...]]], digests: list[str]) -> dict[str, Recorded]:
     wanted = [digest_from_text(text) for text in digests]
     if not wanted:
         return {}
     # Written out one by one they reach the Bloom filters of the segments.
-    rows = store.rows(
+    rows = ask(
         f"""
         select digest, any_value(size_bytes), arg_max(row(blob, payload), row(blob is not null, payload is not null))
         from (

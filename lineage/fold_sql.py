@@ -303,12 +303,12 @@ from state.reuses t%(named)s
     left join state.runs o on o.flow = t.origin_flow and o.raw_run_id = t.origin_run_id
 """
 
-#: The numbers that reused tasks show as theirs: few, of many.
+#: The numbers that reused tasks show as theirs, few of many, in the columns that the view artifacts puts together.
 _F_LENT = """
-select * from state.numbers n where exists (
-    select 1 from fold.reuses u where u.origin_uid = n.run_uid and u.origin_flow = n.flow and u.origin_run_id = n.raw_run_id
-        and u.origin_step = n.step and u.origin_task_id = n.task_id
-)
+select u.run_id, n.run_uid, u.flow, u.raw_run_id, u.step, u.task_id,
+    n.* exclude (run_uid, flow, raw_run_id, step, task_id), u.origin_pathspec as producer, u.origin_pathspec
+from fold.reuses u join state.numbers n on n.flow = u.origin_flow and n.raw_run_id = u.origin_run_id
+    and n.run_uid = u.origin_uid and n.step = u.origin_step and n.task_id = u.origin_task_id
 """
 
 #: The run a reused task is from: the one that was named, where there are several of one pathspec.

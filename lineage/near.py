@@ -75,6 +75,21 @@ class RoutedViews(Views):
             return self
         return self._near_to(runs) or self
 
+    @property
+    def at_hand(self) -> Views | None:
+        """Views of the runs that were asked about last, if their events were copied."""
+        return self._near
+
+    def has_twins(self) -> bool:
+        if self._folded is None or self._folded.has_twins:
+            return super().has_twins()
+        if not all(file.is_covered for file in self._sealed.files):
+            self._sweep()
+        # None of the runs that are covered are twins: only one that the checkpoint lacks could be.
+        new = {(flow, run_id) for _, flow, run_id in self._touched}
+        is_known = any(events_in(data, *run) for run in new for data in self._read_places())
+        return super().has_twins() if is_known or len(new) < len(self._touched) else False
+
     def _is_kept(self, text: str, runs: Collection[RunKey]) -> bool:
         """Whether all that is asked is one row of a state that is open already."""
         if self._near is not None and self._near.holds(runs):

@@ -125,6 +125,15 @@ class Store:
         query, params = listing.query()
         return self.sql(query, **params).dicts()
 
+    def rows_at_hand(self, query: str, params: Any = None) -> list[tuple[Any, ...]]:
+        """Rows of a query of weft's own over the runs that were asked about last; none where all must be read for it."""
+
+        def ask(views: RoutedViews) -> list[tuple[Any, ...]]:
+            return [] if views.at_hand is None else views.at_hand.rows(query, params)
+
+        with self._lock:
+            return self._asked(ask)
+
     def has_twins(self) -> bool:
         """Whether two runs share a pathspec, which makes the second `id~2`."""
         with self._lock:

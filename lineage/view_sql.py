@@ -306,7 +306,7 @@ def view_sql(
     """The SELECT of one view; runs that share a pathspec are told apart, and reused tasks shown as what they
     stand for, where there are any.
 
-    With `has_numbers` the numbers of `artifacts` come from `state.numbers` (those of reused tasks from `fold.lent`),
+    With `has_numbers` the numbers of `artifacts` come from `state.numbers` (those reused tasks show from `fold.lent`),
     and from the events only the rest. With
     `digest` it has the artifacts of that digest alone.
     """
@@ -322,7 +322,7 @@ def view_sql(
         saved, source = "select * from saved", ("saved", "raw_run_id")
     elif name == "artifacts":
         # No task that is reused is the one of the parameters.
-        source = (f"({_saved(has_numbers, _SAVED_EVENTS[:1], numbers='fold.lent')})", "raw_run_id")
+        source = (f"({_saved(has_numbers, _SAVED_EVENTS[:1], has_kept=False)})", "raw_run_id")
     names = " left join fold.runs n on n.run_uid = {}.run_uid".format("t" if name == "attempts" else "e")
     # Without twins what a run is called does not depend on a join, so that a condition on it goes through.
     if name == "attempts":
@@ -330,6 +330,8 @@ def view_sql(
     elif name == "steps":
         recorded, twin = "b.raw_run_id", "r.run_id"
     reused = _REUSED.format(columns=_REUSED_COLUMNS.get(name), own=source[0], run_id=source[1])
+    if has_numbers and digest is None and name == "artifacts":
+        reused = f"union all select * from fold.lent {reused}"
     return VIEWS[name] % {
         **(_STANDING if has_reuses else _ALONE),
         "run_id": twin if has_twins else recorded,
@@ -346,7 +348,8 @@ def runs_sql(counted: str) -> str:
     return _V_RUNS % {"counted": counted}
 
 
-def _saved(has_numbers: bool, events: Sequence[str], only: str = "", numbers: str = "state.numbers") -> str:
+def _saved(has_numbers: bool, events: Sequence[str], only: str = "", has_kept: bool = True) -> str:
+    """Artifacts as they were saved; `has_kept`: the numbers too, where these are not read from the events."""
     union = " union all ".join(events)
     if not has_numbers:
         columns = _SAVED_COLUMNS.format(number="e.value_number")
@@ -354,7 +357,7 @@ def _saved(has_numbers: bool, events: Sequence[str], only: str = "", numbers: st
     # A constant NULL: a condition on the number then rules out the scan of the events as a whole.
     columns = _SAVED_COLUMNS.format(number="null::double")
     rest = _SAVED.format(columns=columns, events=union.format(only=f"{only} and value_number is null"))
-    return f"\n    select * from {numbers} union all{rest}"
+    return f"\n    select * from state.numbers union all{rest}" if has_kept else rest
 
 
 def read_events(files: Iterable[str]) -> str:

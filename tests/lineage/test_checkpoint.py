@@ -209,6 +209,11 @@ def answers(rows: Any, views: Iterable[str] = VIEWS) -> dict[str, list[str]]:
     return found | {"numbers": sorted(map(repr, rows(NUMBERS)))}
 
 
+def has_twins(found: dict[str, list[str]]) -> bool:
+    """Whether a second run of a pathspec is among the answers."""
+    return any("~" in row for row in found["runs"])
+
+
 def expected(log: EventLog, as_of_us: int | None = None) -> dict[str, list[str]]:
     """What a fold of all events in memory shows."""
     views = Views(Sealed(), as_of_us)
@@ -236,6 +241,7 @@ def live_through(history: History, steps: int) -> None:
             wanted = expected(history.log)
             assert answers(lambda query: kept.sql(query).rows) == wanted
             with Store(history.storage) as fresh:
+                assert fresh.has_twins() == kept.has_twins() == has_twins(wanted)
                 assert answers(lambda query: fresh.rows(query)) == wanted
         for moment_us, recorded in history.recorded.items():
             moment = datetime(1970, 1, 1, tzinfo=UTC) + timedelta(microseconds=moment_us)
