@@ -9,8 +9,9 @@ from __future__ import annotations
 import mmap
 import os
 import tempfile
-from collections.abc import Sequence
-from typing import NamedTuple
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import NamedTuple, TypeVar
 
 from weft.lineage import clock
 from weft.lineage.checkpoint import (
@@ -28,6 +29,7 @@ from weft.lineage.checkpoint import (
     writers_bytes,
 )
 from weft.lineage.coverage import Coverage, uncovered_journals
+from weft.lineage.engine import load_engine
 from weft.lineage.errors import NotFound, StoreConflict
 from weft.lineage.folds import FOLDED, Folds, is_small
 from weft.lineage.log import EventLog
@@ -43,8 +45,14 @@ from weft.lineage.view_sql import read_events
 
 __all__ = ["CheckpointReport", "refresh_checkpoint"]
 
+R = TypeVar("R")
+
 _LOCK_PATH = f"{CHECKPOINTS}.lock"
 _ROW_GROUP_ROWS = 32_768
+
+#: What DuckDB may hold in memory; the rest it spills. Ten million events of 104,000 runs do with 300 MB, not with 250,
+#: and take a sixth more time of the processor than with the 1.6 GB they would use.
+_MEMORY_LIMIT = "320MB"
 
 #: A part is merged into the new one when it has fewer runs than so many times those of the new.
 _MERGED_TIMES = 4
@@ -115,7 +123,9 @@ def _refresh(storage: Storage, log: EventLog, pieces: list[Piece], bytes_max: in
     runs = 0
     if new:
         with tempfile.TemporaryDirectory(prefix="weft-checkpoint-") as folder:
-            part, parts, has_twins = _fold(storage, log, pieces, known, covered, new, folder)
+            part, parts, has_twins = _within_memory(
+                partial(_fold, storage, log, pieces, known, covered, new, folder)
+            )
         parts.append(part)
         runs = part.runs
     segments = {
@@ -155,6 +165,17 @@ def _first_of(segments: list[Segment], bytes_max: int) -> list[Segment]:
     return chosen
 
 
+def _within_memory(fold: Callable[[str | None], R]) -> R:
+    """What `fold` gives with little memory; if that is too little, or there is no room to spill to, with what there is."""
+    error_type = load_engine().Error
+    try:
+        return fold(_MEMORY_LIMIT)
+    except error_type as error:
+        if type(error).__name__ not in ("OutOfMemoryException", "IOException"):
+            raise
+    return fold(None)
+
+
 def _fold(
     storage: Storage,
     log: EventLog,
@@ -163,16 +184,10 @@ def _fold(
     covered: set[str],
     new: list[Segment],
     folder: str,
+    memory_limit: str | None,
 ) -> tuple[Part, list[Part], bool]:
     """The new part, the earlier ones that stay beside it, and whether runs share a pathspec."""
-    by_path: dict[str, SegmentFile] = {}
-    files = []
-    for piece in pieces:
-        listed = list(piece.segment.files.values())
-        for file, path in zip(listed, storage.localize([file.path for file in listed]), strict=True):
-            by_path[path] = file
-            is_covered = piece.segment.segment_id in covered
-            files.append(sealed_file(piece, file.footer.family, path, is_covered, [piece.segment.segment_id]))
+    files, by_path = _files_of(storage, pieces, covered)
 
     def prove(paths: Sequence[str]) -> None:
         log.prove([by_path[path] for path in paths if path in by_path])
@@ -181,6 +196,8 @@ def _fold(
     folded = None if known is None else known.folded(storage)
     folds = Folds(Sealed(tuple(files), folded), None, prove, folder, is_building=True)
     try:
+        if memory_limit is not None:
+            folds.connection.execute(f"set memory_limit = '{memory_limit}'")
         places = _places(folds, [file for file in files if not file.is_covered])
         folds.need_states(FOLDED)
         fresh = folds.rows_in("state.counted" if known is None else "dirty.counted")
@@ -215,6 +232,21 @@ def _fold(
     again = set(known_dirty)
     staying = [part._replace(stale=sorted({*part.stale, *again}), orphans=[]) for part in earlier[:kept]]
     return Part(written, runs, [], orphans), staying, has_twins
+
+
+def _files_of(
+    storage: Storage, pieces: Sequence[Piece], covered: set[str]
+) -> tuple[list[SealedFile], dict[str, SegmentFile]]:
+    """The files to read, and by their local path those of the store."""
+    by_path: dict[str, SegmentFile] = {}
+    files = []
+    for piece in pieces:
+        listed = list(piece.segment.files.values())
+        for file, path in zip(listed, storage.localize([file.path for file in listed]), strict=True):
+            by_path[path] = file
+            is_covered = piece.segment.segment_id in covered
+            files.append(sealed_file(piece, file.footer.family, path, is_covered, [piece.segment.segment_id]))
+    return files, by_path
 
 
 def _places(folds: Folds, files: Sequence[SealedFile]) -> list[tuple[str, str, str, int]]:

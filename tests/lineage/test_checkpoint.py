@@ -17,6 +17,7 @@ from weft.lineage.checkpoint import CHECKPOINTS, DESCRIPTION_PATH, read_checkpoi
 from weft.lineage.checkpointing import refresh_checkpoint
 from weft.lineage.description import create_store
 from weft.lineage.events import Event, RunRef
+from weft.lineage.folds import Folds
 from weft.lineage.ids import Pathspec, TaskRef
 from weft.lineage.journal import Journal
 from weft.lineage.local import LocalStorage
@@ -319,6 +320,25 @@ def test_a_broken_checkpoint_is_made_anew(history: History) -> None:
     assert len(made.parts) == 1
     with Store(history.storage) as store:
         assert answers(lambda query: store.rows(query)) == expected(history.log)
+
+
+def test_a_checkpoint_that_needs_more_memory_than_is_meant_for_it_is_made_all_the_same(
+    history: History, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("weft.lineage.checkpointing._MEMORY_LIMIT", "300KB")
+    folds = []
+
+    class Noted(Folds):
+        def __init__(self, *arguments: Any, **named: Any) -> None:
+            folds.append(self)
+            super().__init__(*arguments, **named)
+
+    monkeypatch.setattr("weft.lineage.checkpointing.Folds", Noted)
+    filled(history, parts=1)
+    assert len(folds) == 2, "the memory was enough, so this tries nothing"
+    wanted = expected(history.log)
+    with Store(history.storage) as store:
+        assert answers(lambda query: store.rows(query)) == wanted
 
 
 def test_a_store_that_cannot_be_written_to_needs_no_checkpoint(history: History) -> None:
