@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from weft.lineage.answers import Answers
 from weft.lineage.errors import NotFound
-from weft.lineage.recorded import IN_NAMESPACE, Recorded, default_store, get_namespace
+from weft.lineage.recorded import Recorded, default_store, get_namespace, in_namespace
 from weft.lineage.tasks import Task, TaskData
 
 if TYPE_CHECKING:
@@ -39,9 +39,10 @@ class Metaflow:
     @property
     def flows(self) -> list[Flow]:
         """The flows that have a run in the namespace, the one that ran last first."""
+        condition, params = in_namespace()
         rows = self._store.rows(
-            f"select flow from runs where {IN_NAMESPACE} group by flow order by max(started_at) desc, flow",
-            [get_namespace(), get_namespace()],
+            f"select flow from runs where {condition} group by flow order by max(started_at) desc, flow",
+            params,
         )
         return [Flow(row[0], store=self._store) for row in rows]
 
@@ -85,10 +86,11 @@ class Flow(Recorded):
 
     def runs(self, *tags: str) -> Iterator[Run]:
         """The runs that have all these tags, newest first."""
+        condition, params = in_namespace()
         rows = self._store.rows(
-            f"select {', '.join(_RUN_FACTS)} from runs where flow = ? and {IN_NAMESPACE} "
+            f"select {', '.join(_RUN_FACTS)} from runs where flow = ? and {condition} "
             "order by started_at desc, run_id desc",
-            [self.id, get_namespace(), get_namespace()],
+            [self.id, *params],
         )
         for row in rows:
             facts = dict(zip(_RUN_FACTS, row, strict=True))
@@ -98,13 +100,14 @@ class Flow(Recorded):
                 yield run
 
     def _check(self) -> None:
-        if not self._store.rows("select 1 from runs where flow = ? limit 1", [self.id]):
+        if not self._store.rows("select 1 from fold.counted where flow = ? limit 1", [self.id]):
             self._row("runs", "flow")
 
     def _child_names(self) -> list[str]:
+        condition, params = in_namespace()
         rows = self._store.rows(
-            f"select run_id from runs where flow = ? and {IN_NAMESPACE} order by started_at desc, run_id desc",
-            [self.id, get_namespace(), get_namespace()],
+            f"select run_id from runs where flow = ? and {condition} order by started_at desc, run_id desc",
+            [self.id, *params],
         )
         return [row[0] for row in rows]
 

@@ -53,6 +53,8 @@ class RoutedViews(Views):
         self._places: list[bytes] | None = None
         self._near: NearViews | None = None
         self._nears = 0
+        #: Runs that have too many events together.
+        self._large: set[frozenset[RunKey]] = set()
 
     def add(self, events: Iterable[Event]) -> None:
         new = list(events)
@@ -71,7 +73,7 @@ class RoutedViews(Views):
             self._leave()
             return self
         runs = runs_demanded(self._tree(query), params)
-        if runs is None or self._is_kept(text, runs):
+        if runs is None or runs in self._large or self._is_kept(text, runs):
             return self
         return self._near_to(runs) or self
 
@@ -112,7 +114,7 @@ class RoutedViews(Views):
             self._trees[query] = json.loads(tree)
         return self._trees[query]
 
-    def _near_to(self, runs: Collection[RunKey]) -> NearViews | None:
+    def _near_to(self, runs: frozenset[RunKey]) -> NearViews | None:
         places = self._read_places()
         for _ in range(2):
             is_first = self._near is None
@@ -132,6 +134,7 @@ class RoutedViews(Views):
             except _TooMany:
                 self._leave()
                 if is_first:
+                    self._large.add(runs)
                     break
             except BaseException:
                 # What was being copied may be half there.

@@ -12,22 +12,16 @@ from weft.lineage.moment import text_of_moment
 from weft.lineage.targets import near
 
 __all__ = [
-    "IN_NAMESPACE",
     "Recorded",
     "default_store",
     "get_namespace",
+    "in_namespace",
     "namespace",
     "reopened",
     "set_opener",
 ]
 
 _LEVEL_NAMES = ("Flow", "run", "step", "task", "artifact")
-
-#: A condition on the view `runs`; its two parameters are both the namespace.
-IN_NAMESPACE = (
-    "(?::VARCHAR is null or exists (select 1 from tags g where g.flow = runs.flow and g.run_id = runs.run_id "
-    "and g.tag = ?))"
-)
 
 _namespace: str | None = None
 _classes: dict[int, type[Any]] = {}
@@ -44,6 +38,14 @@ def namespace(tag: str | None) -> str | None:
 
 def get_namespace() -> str | None:
     return _namespace
+
+
+def in_namespace() -> tuple[str, list[str]]:
+    """A condition on the view `runs` for those in the namespace, and its parameters."""
+    if _namespace is None:
+        return "true", []
+    tagged = "select 1 from tags g where g.flow = runs.flow and g.run_id = runs.run_id and g.tag = ?"
+    return f"exists ({tagged})", [_namespace]
 
 
 def set_opener(opener: Callable[[str | None, str | None], Answers]) -> None:

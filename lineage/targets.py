@@ -51,6 +51,10 @@ def find_roots(store: Answers, target: str, direction: str) -> Roots:
     found = _saved_itself(store, parts)
     if found is not None:
         return found
+    if len(parts) in (2, 3, 4) and all(parts):
+        found = _of_tasks(store, Pathspec(*parts), direction)
+        if found is not None:
+            return found
     is_flow = bool(parts[0]) and bool(
         store.rows("select 1 from told.run_events where flow = ? limit 1", parts[:1])
     )
@@ -66,15 +70,9 @@ def find_roots(store: Answers, target: str, direction: str) -> Roots:
     if spec.run_id is None:
         newest = "select run_id from fold.runs where flow = ? order by started_at desc limit 1"
         spec = spec._replace(run_id=store.rows(newest, [spec.flow])[0][0])
-    assert spec.run_id is not None
-    if spec.step is None:
-        tasks = _tasks_of(store, spec.flow, spec.run_id)
-        if tasks:
-            return _of_run(spec.flow, spec.run_id, tasks, direction, store)
-    elif spec.name is None:
-        named = _named_tasks(store, spec.flow, spec.run_id, spec.step, spec.task_id)
-        if named:
-            return Roots([], named, [])
+        found = _of_tasks(store, spec, direction)
+        if found is not None:
+            return found
     _check_run(store, spec)
     records = Records(store)
     records.load([f"{spec.flow}/{spec.run_id}/-/-"])
@@ -89,6 +87,17 @@ def near(wanted: str, names: list[str]) -> str:
 
     listed = get_close_matches(wanted, names, n=_NEAR_MAX) or sorted(names)[-_NEAR_MAX:]
     return f" Near names: {', '.join(listed)}." if listed else ""
+
+
+def _of_tasks(store: Answers, spec: Pathspec, direction: str) -> Roots | None:
+    """Where a run, a step or a task is named and has tasks: asked of the events of its run alone."""
+    if spec.run_id is None or spec.name is not None:
+        return None
+    if spec.step is None:
+        tasks = _tasks_of(store, spec.flow, spec.run_id)
+        return _of_run(spec.flow, spec.run_id, tasks, direction, store) if tasks else None
+    named = _named_tasks(store, spec.flow, spec.run_id, spec.step, spec.task_id)
+    return Roots([], named, []) if named else None
 
 
 def _saved_itself(store: Answers, parts: list[str]) -> Roots | None:
