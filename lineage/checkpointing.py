@@ -49,6 +49,8 @@ R = TypeVar("R")
 
 _LOCK_PATH = f"{CHECKPOINTS}.lock"
 _ROW_GROUP_ROWS = 32_768
+#: Runs are sorted by their beginning, and of most lists only the first few of them are wanted.
+_ROW_GROUP_RUNS = 8_192
 
 #: What DuckDB may hold in memory; the rest it spills. Ten million events of 104,000 runs do with 300 MB, not with 250,
 #: and take a sixth more time of the processor than with the 1.6 GB they would use.
@@ -289,9 +291,9 @@ def _write(storage: Storage, folds: Folds, name: str, select: str, folder: str) 
         query = (
             f"select s.*, c.settled_us as run_last_us from ({select}) s join state.counted c using (run_uid)"
         )
+    rows = _ROW_GROUP_RUNS if name == "counted" else _ROW_GROUP_ROWS
     folds.connection.execute(
-        f"copy ({query} order by {_ORDERS[name]}) to '{path}' "
-        f"(format parquet, compression zstd, row_group_size {_ROW_GROUP_ROWS})"
+        f"copy ({query} order by {_ORDERS[name]}) to '{path}' (format parquet, compression zstd, row_group_size {rows})"
     )
     digest = sha256_of_file(path).hex()
     target = f"{CHECKPOINTS}/{digest}.parquet"

@@ -67,8 +67,9 @@ def connect(spill_folder: str) -> Any:
         # What failed there fails here again, and says why.
         _kept = connection = made[0] if made else None
     connection = connection or _connect()
-    folder = spill_folder.replace("'", "''")
-    connection.execute(f"set temp_directory = '{folder}'")
+    if spill_folder:
+        folder = spill_folder.replace("'", "''")
+        connection.execute(f"set temp_directory = '{folder}'")
     return connection
 
 

@@ -36,9 +36,9 @@ class Call(NamedTuple):
 def shut(connection: Any, files: Sequence[str]) -> None:
     """Let a connection read `files` and no others, for good."""
     listed = ", ".join(_literal(file) for file in files)
-    connection.execute(f"set allowed_paths = [{listed}]")
-    connection.execute("set enable_external_access = false")
-    connection.execute("set lock_configuration = true")
+    connection.execute(
+        f"set allowed_paths = [{listed}]; set enable_external_access = false; set lock_configuration = true"
+    )
 
 
 def check(engine: Any, connection: Any, query: str) -> Statement:

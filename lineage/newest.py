@@ -84,24 +84,32 @@ class Listing(NamedTuple):
         return conditions, params
 
 
-def newest_runs(views: Views, listing: Listing, watch: Watch) -> list[dict[str, Any]] | None:
+def newest_runs(
+    views: Views, listing: Listing, watch: Watch, is_folded: bool = False
+) -> list[dict[str, Any]] | None:
     """The runs of a listing without `where`; None where it takes a fold of all runs to know them.
+
+    With `is_folded` all are folded already: only those that may be listed are looked at more closely.
 
     Raises: FileGone.
     """
     assert listing.limit
     assert listing.where is None
-    views.need_events(("run",))
+    if is_folded:
+        views.need_states(("counted", "tags") if listing.tags else ("counted",))
+        if views.has_twins():
+            return None
+    else:
+        views.need_events(("run",))
     candidates = listing.limit + _SPARE_RUNS
     if listing.status is not None or listing.tags:
         candidates *= _WIDENED
     while candidates <= _CANDIDATES_MAX:
-        found = _Candidates(views, listing, candidates)
+        views.connection.execute("drop schema if exists newest cascade; create schema newest")
+        found = (_Folded if is_folded else _Candidates)(views, listing, candidates)
         rows = found.listed(watch)
-        if rows is not None:
+        if rows is not None or found.are_all:
             return rows
-        if found.are_all:
-            return None
         candidates *= _WIDENED
     return None
 
@@ -132,7 +140,7 @@ class _Candidates:
         if len(self._names) < self._listing.limit:
             return None
         self._fold_runs()
-        moment = self._moment(watch)
+        moment = _moment(self._rows(fold_sql.unended("newest.runs")), watch, bool(self._rows(_TWINS)))
         self._make("view", "named", fold_sql.fold_sql("runs", moment, "newest"))
         if self._listing.tags:
             self._make("table", "tags", state_sql("tags", _SOURCES))
@@ -148,24 +156,13 @@ class _Candidates:
         self._count_tasks({(flow, run_id) for flow, run_id, _ in shown})
         self._make("view", "listed", fold_sql.fold_sql("counted", moment, "newest"))
         found = f"({view_sql.runs_sql('newest.listed')}) where (flow, run_id) in (select (flow, run_id) from newest.shown)"
-        result = self._connection.execute(f"SELECT {_COLUMNS} FROM {found} {_ORDER}")
-        names = [column[0] for column in result.description]
-        return [dict(zip(names, row, strict=True)) for row in result.fetchall()]
+        return _dicts(self._connection.execute(f"SELECT {_COLUMNS} FROM {found} {_ORDER}"))
 
     def _fold_runs(self) -> None:
-        self._connection.execute("drop schema if exists newest cascade; create schema newest")
         self._make("table", "run_events", _of_names("run", _RUN_COLUMNS, self._names))
         self._make("table", "fences", state_sql("fences", _SOURCES))
         self._make("view", "run_told", told_sql("newest.run_events", "newest.fences"))
         self._make("table", "runs", state_sql("runs", _SOURCES))
-
-    def _moment(self, watch: Watch) -> Moment:
-        twins = "select 1 from newest.runs group by flow, raw_run_id having count(*) > 1 limit 1"
-        has_twins = bool(self._rows(twins))
-        liveness, now_us = watch(self._rows(fold_sql.unended("newest.runs")))
-        return Moment(
-            has_twins, tuple((writer, not lives) for writer, lives in liveness.items()), str(now_us)
-        )
 
     def _count_tasks(self, names: set[tuple[str, str]]) -> None:
         self._views.need_events(("task",))
@@ -181,6 +178,56 @@ class _Candidates:
     def _make(self, kind: str, name: str, query: str, params: Any = None) -> None:
         self._connection.execute(f"create {kind} newest.{name} as {query}", params)
 
+
+class _Folded:
+    """Of all runs, which are folded and have names of their own, those that began last."""
+
+    def __init__(self, views: Views, listing: Listing, count: int) -> None:
+        self._connection = views.connection
+        self._listing = listing
+        flow = "" if listing.flow is None else " where flow = $flow"
+        self._connection.execute(
+            f"create table newest.counted as select * from state.counted{flow} order by started_at desc limit {count}",
+            None if listing.flow is None else {"flow": listing.flow},
+        )
+        rows = self._rows("select count(*), count(started_at), min(started_at) from newest.counted")
+        ((found, begun, since),) = rows
+        self.are_all = found < count
+        #: Whatever began later than this is among the candidates; None: whatever began.
+        self._since = since if begun == found else None
+
+    def listed(self, watch: Watch) -> list[dict[str, Any]] | None:
+        """The rows of the listing; None when a run that was left out may be one of them."""
+        moment = _moment(self._rows(fold_sql.unended("newest.counted")), watch, False)
+        fold = fold_sql.fold_sql("counted", moment, "newest")
+        conditions, params = self._listing.conditions("(select *, raw_run_id as run_id from state.tags)")
+        query = _select(f"({view_sql.runs_sql(f'({fold})')}) runs", conditions, self._listing.limit)
+        rows = _dicts(self._connection.execute(query, params or None))
+        if not self.are_all and (len(rows) < self._listing.limit or any(map(self._may_lack, rows))):
+            return None
+        return rows
+
+    def _may_lack(self, row: Mapping[str, Any]) -> bool:
+        """Whether a run that was left out may stand before this one."""
+        started_at = row["started_at"]
+        return started_at is None or (self._since is not None and started_at <= self._since)
+
+    def _rows(self, query: str) -> list[tuple[Any, ...]]:
+        rows: list[tuple[Any, ...]] = self._connection.execute(query).fetchall()
+        return rows
+
+
+def _moment(unended: list[tuple[bytes, int]], watch: Watch, has_twins: bool) -> Moment:
+    liveness, now_us = watch(unended)
+    return Moment(has_twins, tuple((writer, not lives) for writer, lives in liveness.items()), str(now_us))
+
+
+def _dicts(cursor: Any) -> list[dict[str, Any]]:
+    names = [column[0] for column in cursor.description]
+    return [dict(zip(names, row, strict=True)) for row in cursor.fetchall()]
+
+
+_TWINS = "select 1 from newest.runs group by flow, raw_run_id having count(*) > 1 limit 1"
 
 _TAGGED = """
 select n.flow, n.run_id, t.tag from newest.tags t join newest.named n

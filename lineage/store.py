@@ -296,10 +296,11 @@ class Store:
         raise StoreUnavailable(f"The files of {self.url} keep changing while they are read. Try again.")
 
     def _newest(self, views: RoutedViews, listing: Listing) -> list[dict[str, Any]] | None:
-        """The runs of a listing, folded alone; None where all are better folded, or are folded already."""
-        if self._checkpoint is not None or is_small(self._sight.sealed.sizes_bytes()):
-            return None
-        return views.asked(lambda: newest_runs(views, listing, self._liveness_of))
+        """The runs of a listing, folded alone where the others are not folded yet; None where all must be."""
+        covered = False if self._checkpoint is not None else None
+        is_folded = is_small(self._sight.sealed.sizes_bytes(covered))
+        self._has_folded = self._has_folded or is_folded
+        return views.asked(lambda: newest_runs(views, listing, self._liveness_of, is_folded))
 
     def _refreshed(self) -> RoutedViews:
         """The views over all that is there now."""

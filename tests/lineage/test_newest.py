@@ -50,7 +50,10 @@ def _few_runs_are_many(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("weft.lineage.newest._WIDENED", 2)
 
 
-def in_general(views: Views, listing: Listing) -> list[dict[str, Any]]:
+Rows = list[dict[str, Any]]
+
+
+def in_general(views: Views, listing: Listing) -> Rows:
     """The runs of a listing, of a fold of all."""
     query, params = listing.query()
     rows = views.rows(query, params or None)
@@ -59,40 +62,45 @@ def in_general(views: Views, listing: Listing) -> list[dict[str, Any]]:
 
 def compared(
     views: Views, listings: Iterable[Listing], live: Iterable[bytes] | None, now_us: int
-) -> list[list[dict[str, Any]] | None]:
-    """What listings give where they are folded alone, which is what a fold of all gives. `live` are those of the
-    writers that live, or nothing is known of them."""
+) -> tuple[list[Rows | None], list[Rows | None]]:
+    """What listings give where the newest runs are folded alone, and where they are looked up among those that are
+    folded: what a fold of all gives. `live` are those of the writers that live, or nothing is known of them."""
 
-    def liveness_of(unended: list[tuple[bytes, int]]) -> dict[bytes, bool]:
-        return {} if live is None else {writer: writer in live for writer, _ in unended}
+    def liveness_of(unended: list[tuple[bytes, int]]) -> tuple[dict[bytes, bool], int]:
+        return {} if live is None else {writer: writer in live for writer, _ in unended}, now_us
 
-    listed = [newest_runs(views, each, lambda unended: (liveness_of(unended), now_us)) for each in listings]
-    views.set_clock(liveness_of(views.unended()), now_us)
-    for listing, found in zip(listings, listed, strict=True):
-        if found is not None:
-            assert found == in_general(views, listing), listing
-    return listed
+    alone, among = (
+        [newest_runs(views, listing, liveness_of, is_folded) for listing in listings]
+        for is_folded in (False, True)
+    )
+    views.set_clock(*liveness_of(views.unended()))
+    for listing, *found in zip(listings, alone, among, strict=True):
+        wanted = in_general(views, listing)
+        assert found[0] in (None, wanted), listing
+        assert found[1] in (None, wanted), listing
+    return alone, among
 
 
-def compare(history: History, as_of_us: int | None) -> int:
-    """How many listings were folded alone."""
+def compare(history: History, as_of_us: int | None) -> tuple[int, int]:
+    """How many listings were folded alone, and how many were looked up among the folded."""
     sight = look(history.storage, EventLog(history.storage))
     views = Views(sight.sealed, as_of_us)
     views.add(sight.tail)
     live = history.log.live_writers() if as_of_us is None else None
     listings = history.draw.sample(LISTINGS, 8)
-    return sum(found is not None for found in compared(views, listings, live, as_of_us or history.now_us))
+    alone, among = compared(views, listings, live, as_of_us or history.now_us)
+    return len(listings) - alone.count(None), len(listings) - among.count(None)
 
 
 def live_through(history: History, steps: int) -> None:
-    alone = 0
+    found = []
     for _ in range(steps):
         for _ in range(8):
             history.tell()
             history.step()
-        alone += compare(history, None)
-        alone += compare(history, history.now_us - history.draw.randrange(20_000))
-    assert alone > 0
+        found.append(compare(history, None))
+        found.append(compare(history, history.now_us - history.draw.randrange(20_000)))
+    assert any(alone for alone, _ in found)
 
 
 @pytest.mark.parametrize("seed", seeds(range(3)))
@@ -243,9 +251,10 @@ def test_newest_runs_are_right_with(case: str) -> None:
     told, listing, wanted = CASES[case]
     views = Views(Sealed())
     views.add(told)
-    (rows,) = compared(views, [listing], [NEW], NOW_US)
+    (rows,), (looked_up,) = compared(views, [listing], [NEW], NOW_US)
     assert rows is not None
     assert [(row["run_id"], row["status"]) for row in rows] == wanted
+    assert (looked_up is None) == any(event.run_uid == TWIN.run_uid for event in told)
 
 
 @pytest.mark.parametrize(
@@ -261,15 +270,18 @@ def test_newest_runs_are_right_with(case: str) -> None:
 def test_too_few_beginnings_take_a_fold_of_all(told: list[Event]) -> None:
     views = Views(Sealed())
     views.add(told)
-    assert compared(views, [Listing(limit=3)], [], NOW_US) == [None]
+    (alone,), (among,) = compared(views, [Listing(limit=3)], [], NOW_US)
+    assert alone is None
+    assert among is not None
 
 
 def test_as_of_a_moment_only_what_was_told_by_then_counts() -> None:
     told = [*whole(RUNS[:10]), begun(RUNS[10], 9_000), ended(RUNS[10], 9_100), begun(RUNS[11], 9_200)]
     views = Views(Sealed(), 9_050)
     views.add(told)
-    (rows,) = compared(views, [Listing(limit=2)], None, 9_050)
+    (rows,), (looked_up,) = compared(views, [Listing(limit=2)], None, 9_050)
     assert rows is not None
+    assert looked_up == rows
     assert [(row["run_id"], row["status"]) for row in rows] == [("110", "running"), ("109", "succeeded")]
 
 
