@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 from weft.lineage.errors import InvalidFlow, UsageError
-from weft.runtime.config import NotSettled
+from weft.runtime.config import OPTION_NAMES, Config, NotSettled
 from weft.runtime.decorators import Decorator, decorators_of
 from weft.runtime.graph import Graph, Node
 from weft.runtime.parameters import Parameter, check_parameters, parameters_of
@@ -415,6 +415,12 @@ def _parameter_problems(graph: Graph, parameters: Mapping[str, Parameter]) -> It
         check_parameters(parameters)
     except InvalidFlow as error:
         yield Problem(graph.file, graph.line, error.message)
+        return
+    names = [p.name for p in parameters.values() if not isinstance(p, Config)]
+    taken = [name for name in names if name.replace("-", "_") in OPTION_NAMES]
+    if taken and len(names) < len(parameters):
+        message = f"Parameter {taken[0]} has the name of an option that gives configs. Give it another name."
+        yield Problem(graph.file, graph.line, message)
 
 
 # Words

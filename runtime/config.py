@@ -23,6 +23,7 @@ from weft.runtime.include import FileContent
 from weft.runtime.parameters import Late, Parameter, convert, parameters_of, resolve
 
 __all__ = [
+    "OPTION_NAMES",
     "Config",
     "ConfigPath",
     "ConfigValue",
@@ -45,6 +46,9 @@ _VARIABLES = (
     ("WEFT_FLOW_CONFIG", "WEFT_FLOW_CONFIG_VALUE"),
     ("METAFLOW_FLOW_CONFIG", "METAFLOW_FLOW_CONFIG_VALUE"),
 )
+
+#: Attributes that no parameter can have in a flow with configs, because their options have these names.
+OPTION_NAMES = frozenset({"config", "config_value"})
 
 _UNKNOWN: Any = object()
 
@@ -259,7 +263,13 @@ def configs_of(flow_class: type) -> dict[str, Config]:
 
 def parameters_without_configs(flow_class: type) -> dict[str, Parameter]:
     """The parameters of a class that have an option of their own, by attribute."""
-    return {name: p for name, p in parameters_of(flow_class).items() if not isinstance(p, Config)}
+    parameters = parameters_of(flow_class)
+    taken = OPTION_NAMES if configs_of(flow_class) else frozenset[str]()
+    return {
+        name: p
+        for name, p in parameters.items()
+        if not isinstance(p, Config) and p.name.replace("-", "_") not in taken
+    }
 
 
 def given_configs(
@@ -360,9 +370,10 @@ def keys_in(value: Any) -> Iterator[tuple[str, str | None]]:
 
 
 def parts_of(name: str, document: Any) -> dict[str, Any]:
-    """What is recorded of a config: the document, and each of its keys."""
-    keys = document.items() if isinstance(document, dict) else ()
-    return {name: document, **{f"{name}.{key}": part for key, part in keys if isinstance(key, str)}}
+    """What is recorded of a config: the document, and each of its keys that can be part of a pathspec."""
+    items = document.items() if isinstance(document, dict) else ()
+    named = [(key, part) for key, part in items if isinstance(key, str) and key and "/" not in key]
+    return {name: document, **{f"{name}.{key}": part for key, part in named}}
 
 
 def view_of(config: Config, document: Any, note: Callable[[str | None], None]) -> Any:

@@ -257,3 +257,18 @@ def test_check_says_what_a_default_lacks_and_help_names_the_configs(project: Pro
     _write(project)
     assert project.call("check").code == 0
     assert "config: How to train.; extra" in " ".join(project.call("run", "--help").out.split())
+
+
+def test_parameter_cannot_have_the_name_of_the_option(project: Project) -> None:
+    project.write(_FLOW.replace('rate = Parameter("rate"', 'config_value = Parameter("config-value"'))
+    _write(project)
+    done = project.call("check")
+    assert done.code == 2
+    assert "Parameter config-value has the name of an option that gives configs." in done.err
+
+
+def test_keys_that_are_no_part_of_a_pathspec_count_with_the_document(project: Project) -> None:
+    project.write(_FLOW.replace("self.config.items_to_do", 'self.config["a/b"]'))
+    run = project.run("--config-value", "config", json.dumps({**_DOCUMENT, "a/b": [1], "": 1}))
+    assert "config.a/b" not in run.parameters
+    assert ("start", "config") in _config_reads(run)
