@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from typing import NamedTuple, TypeVar
 
 from weft.lineage import clock
@@ -10,6 +10,7 @@ from weft.lineage.codec import event_of, read_rows
 from weft.lineage.collector import CollectorPause
 from weft.lineage.compaction import CompactReport, compact_segments
 from weft.lineage.coverage import Coverage, Overlaps, uncovered_journals
+from weft.lineage.description import read_description
 from weft.lineage.errors import NotFound, StoreUnavailable
 from weft.lineage.events import FAMILIES, Event, family_of
 from weft.lineage.journal import is_closed, is_writer_dead, parse_journal, read_journal
@@ -24,6 +25,7 @@ from weft.lineage.manifest import (
     segments_of,
 )
 from weft.lineage.paths import JOURNALS, SEGMENTS, JournalName, incoming_id, journal_name, journal_path
+from weft.lineage.projections import is_from_elsewhere
 from weft.lineage.proofs import Proofs
 from weft.lineage.ranges import Ranges, Spans
 from weft.lineage.sealing import SealReport, grace_of, seal_journals, take_lock
@@ -179,6 +181,25 @@ class EventLog:
             if name is not None and not is_writer_dead(self.storage, path):
                 found.add(name.writer)
         return found
+
+    def writers_from_elsewhere(self, writers: Collection[bytes]) -> set[bytes]:
+        """Those of `writers` whose run was made in another store and came here since: no lock here tells of them."""
+        here = read_description(self.storage).store_id
+
+        def read() -> set[bytes]:
+            told: list[Event] = []
+            for path in self.storage.list(JOURNALS):
+                name = journal_name(path)
+                if name is not None and name.writer in writers:
+                    told += read_journal(self.storage, path).events
+            for piece in pieces_of(self.segments()):
+                spans = Spans.of(r[:3] for r in piece.segment.ranges.of_writers(writers))
+                if spans:
+                    mine = Piece(piece.segment, spans)
+                    told += read_piece(self._proofs, mine, families=("run",), kinds=("run_started",))
+            return {e.writer for e in told if e.kind == "run_started" and is_from_elsewhere(e, here)}
+
+        return self.at_rest(read)
 
     def last_seq(self, writer: bytes) -> int:
         """The last seq of a writer that is in the log; -1 when none is."""

@@ -187,11 +187,12 @@ def fold(
     dead_writers: AbstractSet[bytes] = frozenset(),
     now_us: int | None = None,
     live_writers: AbstractSet[bytes] = frozenset(),
+    store_id: str | None = None,
 ) -> dict[bytes, RunState]:
     """The state of every run that `events` name, by run_uid.
 
-    `dead_writers` and `live_writers` are those the kernel vouches for; for all others a lease decides,
-    if `now_us` says what time it is.
+    `dead_writers` and `live_writers` are those the kernel vouches for; for all others a lease decides, if `now_us`
+    says what time it is. So it does, where `store_id` tells the store, for runs that were brought there from another.
     """
     runs: dict[bytes, RunState] = {}
     told = [e for e in events if e.run_uid is not None and e.flow is not None and e.run_id is not None]
@@ -206,9 +207,16 @@ def fold(
             run = runs[uid] = RunState(uid, flow, run_id)
         _apply(run, event)
     for run in runs.values():
-        run.status = _run_status(run, dead_writers, live_writers, now_us)
+        dead = frozenset[bytes]() if is_from_elsewhere(run.started, store_id) else dead_writers
+        run.status = _run_status(run, dead, live_writers, now_us)
         _settle(run)
     return runs
+
+
+def is_from_elsewhere(started: Event | None, store_id: str | None) -> bool:
+    """Whether a run says that it was made in another store than this; those of weft 0.1 do not say where."""
+    told = None if started is None else (started.payload or _NOTHING).get("store_id")
+    return told is not None and store_id is not None and told != store_id
 
 
 def _fences(events: Iterable[Event]) -> dict[bytes, Event]:

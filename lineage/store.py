@@ -372,6 +372,12 @@ class Store:
             # A writer that died may be sealed already and leave no journal: only those seen alive are.
             live = self._log.live_writers()
             liveness = {writer: writer in live for writer, _ in unended}
+            # Of runs that were brought here the locks say nothing, so their leases do, as long as they are good.
+            now_us = clock.now_us()
+            leased = {writer for writer, until_us in unended if writer not in live and until_us >= now_us}
+            if leased:
+                for writer in self._log.writers_from_elsewhere(leased):
+                    del liveness[writer]
         return liveness, clock.now_us()
 
     def _ask_with_calls(

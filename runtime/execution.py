@@ -30,6 +30,7 @@ from weft.runtime.machine import Machine, Policy
 from weft.runtime.orders import RunContext
 from weft.runtime.packages import imported_packages
 from weft.runtime.parameters import parameters_of
+from weft.runtime.processes import this_process
 from weft.runtime.refs import content_from
 from weft.runtime.scheduler import Limits, Scheduler, Watcher, lease_of
 from weft.runtime.template import Template
@@ -230,9 +231,7 @@ def _start_payload(
         "user": settings.user,
         "store_id": settings.store_id,
         "host": system.nodename,
-        "boot_id": _read_first_line("/proc/sys/kernel/random/boot_id"),
-        "pid": os.getpid(),
-        "pid_started": _process_start(),
+        **this_process(),
         "python": ".".join(str(part) for part in sys.version_info[:3]),
         "platform": f"{system.sysname}-{system.release}-{system.machine}",
         "weft": VERSION,
@@ -360,17 +359,3 @@ def _close_quietly(journal: Journal) -> None:
         journal.close()
     except StoreError:
         return
-
-
-def _read_first_line(path: str) -> str | None:
-    try:
-        with open(path, encoding="ascii") as file:
-            return file.readline().strip()
-    except OSError:
-        return None
-
-
-def _process_start() -> int | None:
-    """When this process started, in clock ticks since boot: with the pid it names the process for good."""
-    line = _read_first_line("/proc/self/stat")
-    return None if line is None else int(line.rpartition(")")[2].split()[19])

@@ -33,14 +33,14 @@ class Origin(NamedTuple):
     """The run to go on from. `runs` holds it and every run whose tasks it reused or merged from.
 
     `uses` are what attempts read, by (run_uid, step, task_id). `last_time_us` is the time of the latest event
-    that was read, `last_seq` the last one of the run's writer.
+    that was read, `last_seq` the last one of the run's writer, if that is lost and can be taken over.
     """
 
     run: RunState
     runs: Mapping[bytes, RunState]
     uses: Mapping[tuple[bytes, str, str], Sequence[Event]]
     last_time_us: int
-    last_seq: int
+    last_seq: int | None
 
 
 class Earlier(NamedTuple):

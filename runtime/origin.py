@@ -12,12 +12,13 @@ from weft.lineage.events import KINDS, Event, Payload
 from weft.lineage.ids import Pathspec
 from weft.lineage.log import EventLog
 from weft.lineage.objects import Objects
-from weft.lineage.projections import LEASE_US, RunState, fold
+from weft.lineage.projections import LEASE_US, RunState, fold, is_from_elsewhere
 from weft.lineage.serializers import is_pickle
 from weft.lineage.storage import Storage
 from weft.runtime.graph import Graph
 from weft.runtime.history import History, Origin, role_of
 from weft.runtime.keys import FlowCode
+from weft.runtime.processes import is_alive
 from weft.runtime.refs import load_ref, ref_of
 from weft.runtime.reuse import Candidates, Reuse
 from weft.runtime.world import outside
@@ -27,8 +28,8 @@ __all__ = ["Owner", "choose_origin", "configs_of_origin", "open_reuse"]
 #: What a plan is made from; console output is not needed.
 _FAMILIES = ("run", "task", "artifact", "use", "other")
 
-#: Dead writers, the time in µs, and writers that live, as `fold` takes them.
-_Known = tuple[set[bytes], int, set[bytes]]
+#: Dead writers, the time in µs, writers that live, and the id of the store, as `fold` takes them.
+_Known = tuple[set[bytes], int, set[bytes], str]
 
 #: What candidates are found in: what is known of runs, and the ends of tasks.
 _CANDIDATE_KINDS = (*(kind for kind, known in KINDS.items() if known.family == "run"), "attempt_succeeded")
@@ -46,6 +47,10 @@ class Owner(NamedTuple):
         """Whether the run says so. Runs of weft 0.1 do not say in which store they were made."""
         told = _told(run)
         return told.get("user") == self.user and told.get("store_id") == self.store_id
+
+    def made_elsewhere(self, run: RunState) -> bool:
+        """Whether the run was brought here from another store."""
+        return is_from_elsewhere(run.started, self.store_id)
 
     def may_have_made(self, run: RunState) -> bool:
         """Whether nothing that the run says is against it."""
@@ -66,7 +71,7 @@ def choose_origin(storage: Storage, flow: str, owner: Owner, run_id: str | None)
 
 def _choose(log: EventLog, flow: str, owner: Owner, run_id: str | None) -> Origin:
     # Of a scheduler that is stopped the lease runs out, but as long as it can be seen it is not taken over.
-    known = log.dead_writers(), clock.now_us(), log.live_writers()
+    known = log.dead_writers(), clock.now_us(), log.live_writers(), owner.store_id
     told: list[Event] = []
     if run_id is None:
         chosen = _newest(fold(log.events(flow=flow, families=("run",)), *known), flow, owner)
@@ -78,15 +83,18 @@ def _choose(log: EventLog, flow: str, owner: Owner, run_id: str | None) -> Origi
         chosen = _named(runs, flow, name)
     if chosen.status == "running":
         raise UsageError(_still_running(chosen, known[1]))
-    last_seq = -1
-    if chosen.status == "lost" and chosen.writer is not None:
+    last_seq = None
+    # A scheduler that is at work on another store, or on what this one was copied from, cannot be fenced off from
+    # here: that it is lost is not ours to tell, or what it says later would not be believed where it is at home.
+    is_ours = not owner.made_elsewhere(chosen) and not is_alive(_told(chosen))
+    if chosen.status == "lost" and chosen.writer is not None and is_ours:
         # Asked before the events are read: a scheduler that says more meanwhile is not fenced off, but heard again.
         last_seq, told = log.last_seq(chosen.writer), []
     return _gather(log, chosen, last_seq, known, [e for e in told if e.run_uid == chosen.run_uid])
 
 
 def _gather(
-    log: EventLog, chosen: RunState, last_seq: int, known: _Known, recorded: list[Event] | None = None
+    log: EventLog, chosen: RunState, last_seq: int | None, known: _Known, recorded: list[Event] | None = None
 ) -> Origin:
     """A run, with all it builds on; `recorded` are its events where they were read already."""
     runs = {chosen.run_uid: chosen}
@@ -130,7 +138,7 @@ def open_reuse(
     """
     with CollectorPause():
         log = EventLog(storage, keeps_tail=True)
-        known = log.dead_writers(), clock.now_us(), log.live_writers()
+        known = log.dead_writers(), clock.now_us(), log.live_writers(), owner.store_id
         recorded = log.events(flow=graph.name, families=("run", "task"), kinds=_CANDIDATE_KINDS)
         runs = fold(recorded, *known)
         believed = {uid: run for uid, run in runs.items() if is_trusting or owner.has_made(run)}
@@ -143,7 +151,7 @@ def open_reuse(
     def history_of(run_uid: bytes) -> History:
         if run_uid not in histories:
             with CollectorPause():
-                histories[run_uid] = History(_gather(log, believed[run_uid], -1, known))
+                histories[run_uid] = History(_gather(log, believed[run_uid], None, known))
         return histories[run_uid]
 
     return Reuse(

@@ -119,10 +119,10 @@ class Planner:
     @property
     def lost(self) -> Event | None:
         """The fact about the origin that nobody has told yet."""
-        run = self.origin.run
-        if run.status != "lost" or run.ended is not None or run.writer is None:
+        run, last_seq = self.origin.run, self.origin.last_seq
+        if run.status != "lost" or run.ended is not None or run.writer is None or last_seq is None:
             return None
-        return events.run_lost(RunRef(run.run_uid, run.flow, run.run_id), run.writer, self.origin.last_seq)
+        return events.run_lost(RunRef(run.run_uid, run.flow, run.run_id), run.writer, last_seq)
 
     def decide(self, place: TaskPlace, sight: Sight, are_parents_reused: bool) -> Decision:
         """Whether the earlier task at a place stands in for the one that is about to be created there."""

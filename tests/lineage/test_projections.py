@@ -111,6 +111,15 @@ def test_fold_calls_a_run_lost_when_its_lease_ran_out() -> None:
     assert LEASE_US == 120_000_000
 
 
+def test_fold_asks_the_lease_of_a_run_from_another_store() -> None:
+    writer = frozenset((b"w" * 16,))
+    for told, is_here in (({"store_id": "a"}, True), ({}, True), ({"store_id": "b"}, False)):
+        events = stamped(kinds.run_started(RUN, None, told), kinds.lease_renewed(RUN, 500_000_000))
+        assert fold(events, writer, 1, store_id="a")[RUN.run_uid].status == ("lost" if is_here else "running")
+        assert fold(events, writer, 500_000_001, store_id="a")[RUN.run_uid].status == "lost"
+        assert fold(events, writer, 1)[RUN.run_uid].status == "lost"
+
+
 def test_what_a_lost_scheduler_says_after_it_was_declared_lost_is_not_believed() -> None:
     zombie = stamped(
         kinds.run_started(RUN, None, {}),
