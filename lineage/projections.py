@@ -14,7 +14,7 @@ from typing import Any
 from weft.lineage.events import KINDS, Event, Level, Payload
 from weft.lineage.ids import Pathspec
 
-__all__ = ["DONE", "LEASE_US", "AttemptState", "RunState", "TaskState", "fold"]
+__all__ = ["DONE", "LEASE_US", "AttemptState", "RunState", "TaskState", "fold", "is_from_elsewhere"]
 
 #: A writer that says nothing more counts as alive for this long after its run began.
 LEASE_US = 120_000_000

@@ -158,6 +158,39 @@ def test_chunks_of_a_live_writer_are_sealed_and_removed_but_for_a_fence(storage:
     assert verify(storage).problems == []
 
 
+class _Noting(MemoryStorage):
+    """Notes which files are read as a whole."""
+
+    def __init__(self) -> None:
+        super().__init__(can_append=False)
+        self.read: list[str] = []
+
+    def read_range(self, path: str, offset: int, length: int) -> bytes:
+        if offset == 0 and length > len(self.files[path]):
+            self.read.append(path)
+        return super().read_range(path, offset, length)
+
+
+def test_what_was_removed_long_ago_is_not_proven_again_for_a_writer_that_goes_on() -> None:
+    storage = _Noting()
+    journal = Journal.create(storage, b"w" * 16)
+    log = EventLog(storage)
+    proven = []
+    for number in range(4):
+        journal.append([_tag(str(number))])
+        journal.sync()
+        log.seal(force=True, grace_s=3600)
+        # So that their footers are known, for which small files are read as a whole.
+        log.segments()
+        storage.read.clear()
+        log.seal(force=True, grace_s=-1)
+        proven.append({path for path in storage.read if path.startswith("log/")})
+        assert storage.list(JOURNALS) == []
+    assert [len(paths) for paths in proven] == [1, 1, 1, 1]
+    assert len(set().union(*proven)) == 4
+    assert _names(storage) == ["0", "1", "2", "3"]
+
+
 def test_chunks_stay_longer_than_files_that_grow(storage: MemoryStorage) -> None:
     journal = Journal.create(storage)
     journal.append([_tag("a")])
