@@ -137,12 +137,12 @@ def _step_record(store: Store, spec: Pathspec) -> Record | None:
 
 def _tasks(store: Store, spec: Pathspec) -> list[Record]:
     """The tasks below a step or one task, each with `item`: a short text of its foreach item."""
-    from weft.lineage.named_runs import find_run_named
+    from weft.lineage.named_runs import find_run_told
 
     level = sum(part is not None for part in spec)
     condition, params = _where(spec, level)
     assert spec.run_id is not None
-    run = find_run_named(store, spec.flow, spec.run_id)
+    run = find_run_told(store, spec.flow, spec.run_id)
     if run is None:
         return []
     query = f"""
@@ -176,6 +176,8 @@ def _task_record(store: Store, spec: Pathspec) -> Record | None:
 
 
 def _artifact_record(store: Store, spec: Pathspec) -> Record | None:
+    if not _has_task(store, spec):
+        return None
     condition, params = _where(spec, 5)
     query = f"SELECT * FROM artifacts WHERE {condition} ORDER BY attempt DESC LIMIT 1"
     artifacts = store.records(query, params)
@@ -195,6 +197,19 @@ def _artifact_record(store: Store, spec: Pathspec) -> Record | None:
         "consumers": store.records(consumers, {"name": spec.name, "producer": producer, "own": own}),
         "rows": _first_rows(store, spec, artifact),
     }
+
+
+def _has_task(store: Store, spec: Pathspec) -> bool:
+    """Whether there is such a task; the one of the parameters is none."""
+    from weft.lineage.named_runs import find_run_told, of_runs
+
+    assert spec.run_id is not None
+    run = find_run_told(store, spec.flow, spec.run_id)
+    if run is None:
+        return False
+    condition, params = of_runs([run])
+    query = f"SELECT 1 FROM told.task_events WHERE {condition} AND step = ? AND task_id = ? LIMIT 1"
+    return bool(store.rows(query, [*params, spec.step, spec.task_id]))
 
 
 def _first_rows(store: Store, spec: Pathspec, artifact: Record) -> list[Record] | None:

@@ -44,7 +44,8 @@ def reproduce(session: Session, run: str, has_uv: bool, is_trusted: bool, is_jso
     session.check_is_now("A reproduction runs now.")
     output = Output(is_json=is_json)
     with session.open() as store:
-        recipe = make_recipe(store, *find_run(store, run), is_trusted)
+        named = find_run(store, run)
+        recipe = make_recipe(store, named.flow, named.run_id, is_trusted)
         environment = [] if has_uv else check_environment(recipe.run)
         inputs = check_inputs(store, recipe.run)
         if not is_json:

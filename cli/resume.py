@@ -158,7 +158,7 @@ def _place_of(planner: Planner, task: tuple[str, str]) -> TaskPlace:
     """Raises: NotFound with near names."""
     known = {(state.step, state.task_id): place for place, state in planner.history.places.items()}
     if task not in known:
-        from weft.lineage.targets import near
+        from weft.lineage.near_names import near
 
         run = f"{planner.origin.run.flow}/{planner.run_id}"
         hint = near("/".join(task), ["/".join(key) for key in known])

@@ -6,7 +6,7 @@ from typing import Any
 
 from weft.lineage.answers import Answers, Line
 from weft.lineage.ids import Pathspec, parse_pathspec
-from weft.lineage.named_runs import find_run_named, of_runs
+from weft.lineage.named_runs import find_run_told, of_runs
 
 __all__ = ["read_lines"]
 
@@ -26,7 +26,7 @@ def read_lines(store: Answers, pathspec: str, stream: str | None = None) -> list
 def _own_chunks(store: Answers, spec: Pathspec, stream: str | None) -> list[tuple[Any, ...]] | None:
     """The chunks of a run whose tasks all ran in it, without folding any task; None for other runs."""
     assert spec.run_id is not None
-    run = find_run_named(store, spec.flow, spec.run_id)
+    run = find_run_told(store, spec.flow, spec.run_id)
     if run is None:
         return []
     is_run, params = of_runs([run])

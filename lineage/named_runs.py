@@ -9,9 +9,11 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
+    from datetime import datetime
+
     from weft.lineage.answers import Answers
 
-__all__ = ["NamedRun", "find_run_named", "find_runs_named", "of_runs"]
+__all__ = ["NamedRun", "find_run_named", "find_run_told", "find_runs_named", "of_runs"]
 
 
 class NamedRun(NamedTuple):
@@ -21,8 +23,16 @@ class NamedRun(NamedTuple):
     run_id: str
     uid: bytes
     raw_run_id: str
-    status: str
-    code_digest: bytes | None
+    status: str = ""
+    code_digest: bytes | None = None
+    started_at: datetime | None = None
+    finished_at: datetime | None = None
+    origin_run_id: str | None = None
+    user_name: str | None = None
+
+    @property
+    def pathspec(self) -> str:
+        return f"{self.flow}/{self.run_id}"
 
     def shown(self, flow: str, raw_run_id: str) -> str:
         """The id to show of a run that an event of this run names."""
@@ -36,7 +46,8 @@ def find_runs_named(store: Answers, names: Iterable[tuple[str, str]]) -> dict[tu
         return {}
     flows, ids = sorted({flow for flow, _ in wanted}), sorted({run_id for _, run_id in wanted})
     rows = store.rows(
-        "select flow, run_id, run_uid, raw_run_id, status, code_digest from fold.runs "
+        "select flow, run_id, run_uid, raw_run_id, status, code_digest, started_at, finished_at, origin_run_id, user_name "
+        "from fold.runs "
         f"where flow in ({_marks(flows)}) and run_id in ({_marks(ids)})",
         [*flows, *ids],
     )
@@ -46,6 +57,17 @@ def find_runs_named(store: Answers, names: Iterable[tuple[str, str]]) -> dict[tu
 
 def find_run_named(store: Answers, flow: str, run_id: str) -> NamedRun | None:
     return find_runs_named(store, [(flow, run_id)]).get((flow, run_id))
+
+
+def find_run_told(store: Answers, flow: str, run_id: str) -> NamedRun | None:
+    """The same without what became of it: where no runs share a pathspec, no run is folded for that."""
+    if store.has_twins():
+        return find_run_named(store, flow, run_id)
+    query = (
+        "select run_uid from told.run_events where flow = ? and run_id = ? and run_uid is not null limit 1"
+    )
+    rows = store.rows(query, [flow, run_id])
+    return NamedRun(flow, run_id, bytes(rows[0][0]), run_id) if rows else None
 
 
 def of_runs(runs: Iterable[NamedRun], column: str = "run_id") -> tuple[str, list[str | bytes]]:

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from weft.lineage.ids import digest_to_text
-from weft.lineage.named_runs import find_runs_named, of_runs
+from weft.lineage.named_runs import NamedRun, of_runs
 from weft.lineage.pairs import (
     ArtifactPair,
     ExternalPair,
@@ -40,8 +40,8 @@ _PARAMETERS = "_parameters"
 _DIGESTS_ASKED_MAX = 200
 
 
-def collect_pairs(store: Answers, a: tuple[str, str], b: tuple[str, str]) -> Pairs:
-    """Fetch what is compared of two runs, each (flow, run id)."""
+def collect_pairs(store: Answers, a: NamedRun, b: NamedRun) -> Pairs:
+    """Fetch what is compared of two runs."""
     return _Collector(store, a, b).collect()
 
 
@@ -51,13 +51,13 @@ class _Collector:
     Where all tasks ran in their own run, as most often, rows come from below the views.
     """
 
-    def __init__(self, store: Answers, a: tuple[str, str], b: tuple[str, str]) -> None:
+    def __init__(self, store: Answers, a: NamedRun, b: NamedRun) -> None:
         self._store = store
-        self._names = (a, b)
-        found = find_runs_named(store, self._names)
-        self._runs = tuple(found[name] for name in self._names)
-        self._params = {"flow_a": a[0], "run_a": a[1], "flow_b": b[0], "run_b": b[1]}
+        self._runs = (a, b)
+        self._params = {"flow_a": a.flow, "run_a": a.run_id, "flow_b": b.flow, "run_b": b.run_id}
         self._has_reused = False
+        #: Whether a task was tried again; not known before it is asked.
+        self._has_retried: bool | None = None
         #: By (step, task id), and by the pathspec of the task that really ran where that is another.
         self._places: tuple[dict[tuple[str, str], TaskPlace], ...] = ({}, {})
         self._sources: tuple[dict[str, TaskPlace], ...] = ({}, {})
@@ -67,7 +67,7 @@ class _Collector:
     def collect(self) -> Pairs:
         tasks, times = self._pair_tasks()
         artifacts, values, equal = self._pair_artifacts()
-        a, b = read_run_facts(self._store, [self._names[0], self._names[1]])
+        a, b = read_run_facts(self._store, self._runs)
         reads, external = self._pair_reads(), self._pair_external()
         return Pairs(a, b, values, tasks, artifacts, reads, external, times, equal)
 
@@ -114,7 +114,7 @@ class _Collector:
             place = TaskPlace(step, path, visit)
             self._places[side][step, task_id] = place
             if self._has_reused:
-                self._sources[side][origin or f"{'/'.join(self._names[side])}/{step}/{task_id}"] = place
+                self._sources[side][origin or f"{self._runs[side].pathspec}/{step}/{task_id}"] = place
             statuses[side][place] = status
             counts.setdefault(step, [0, 0])[side] += 1
             took = seconds.setdefault(step, [None, None])
@@ -129,17 +129,24 @@ class _Collector:
         """Columns of what tasks saved, of the attempts that count, and of parameters; first the uid of the run."""
         condition, asked = self._of_both()
         retried, named = self._of_both("raw_run_id")
+        if self._has_retried is None:
+            self._has_retried = bool(
+                self._store.rows(f"select 1 from state.retried where {retried} limit 1", named)
+            )
+        only = "true"
+        if self._has_retried:
+            only = f"""not exists (
+                select 1 from state.retried where {retried} and run_uid = e.run_uid and step = e.step
+                    and task_id = e.task_id and final_attempt > e.attempt
+            )"""
         return self._store.rows(
             f"""
             select run_uid, {columns} from (
                 select * from told.artifact_events where kind = 'artifact_saved' and {condition}
                 union all select * from told.run_events where kind = 'parameter_set' and {condition}
-            ) e where not exists (
-                select 1 from state.retried where {retried} and run_uid = e.run_uid and step = e.step
-                    and task_id = e.task_id and final_attempt > e.attempt
-            ){more}
+            ) e where {only}{more}
             """,
-            [*asked, *asked, *named, *params],
+            [*asked, *asked, *(named if self._has_retried else ()), *params],
         )
 
     def _pair_artifacts(self) -> tuple[list[ArtifactPair], list[ValuePair], dict[tuple[str, str], int]]:

@@ -9,7 +9,7 @@ from weft.lineage.answers import Answers
 from weft.lineage.errors import NotFound, UsageError
 from weft.lineage.ids import parse_pathspec
 from weft.lineage.moment import text_of_moment
-from weft.lineage.targets import near
+from weft.lineage.near_names import near
 
 __all__ = [
     "Recorded",

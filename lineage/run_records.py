@@ -10,6 +10,8 @@ from collections.abc import Iterable
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from weft.lineage.fold_sql import KEY
+
 if TYPE_CHECKING:
     from weft.lineage.answers import Answers
 
@@ -35,6 +37,8 @@ _RUN_COLUMNS = {
     "error_message": "error_message",
     "run_uid": "lower(hex(run_uid))",
 }
+#: What of all that is set before a run begins the view `parameters` shows.
+_ROLES = ("parameter", "config")
 _OF_RUN = "flow = ? and raw_run_id = ? and run_uid = ?"
 
 
@@ -78,29 +82,69 @@ def read_run_record(store: Answers, flow: str, run_id: str) -> RunRecord | None:
     groups = _groups(store, key)
     run["tasks"] = sum(group.tasks for group in groups)
     run["tasks_failed"] = _count(groups, "failed")
+    told = _told(store, key)
     return RunRecord(
         run,
         _steps(store, key, run, groups),
-        _named(
-            ("name", "value", "value_number"),
-            store.rows(
-                f"select name, value, value_number from state.parameters where {_OF_RUN} order by name", key
-            ),
-        ),
-        _named(
-            ("tag", "kind", "added_at"),
-            store.rows(
-                f"select tag, kind, make_timestamp(added_us) from state.tags where {_OF_RUN} order by tag",
-                key,
-            ),
-        ),
-        _graph(store, key),
+        _parameters(told),
+        _tags(told),
+        _graph(told),
         any(group.status in ("failed", "caught", "lost") for group in groups),
     )
 
 
-def _named(names: Iterable[str], rows: Iterable[tuple[Any, ...]]) -> list[Record]:
-    return [dict(zip(names, row, strict=True)) for row in rows]
+class _Told(NamedTuple):
+    """One event of a run; `order` and `payload` as they were committed."""
+
+    kind: str
+    name: str | None
+    value: str | None
+    value_number: float | None
+    payload: dict[str, Any]
+    order: tuple[int, bytes, int]
+
+
+def _told(store: Answers, key: list[Any]) -> list[_Told]:
+    """What began a run, its parameters and tags; what is believed of several tellings of one fact comes first."""
+    rows = store.rows(
+        "select kind, name, value, value_number, payload, time_us, writer, seq from told.run_events "
+        "where flow = ? and run_id = ? and run_uid = ? "
+        "and kind in ('run_started', 'parameter_set', 'tag_added', 'tag_removed') "
+        f"order by {KEY}",
+        key,
+    )
+    return [
+        _Told(kind, name, value, number, json.loads(payload) if payload else {}, (time_us, writer, seq))
+        for kind, name, value, number, payload, time_us, writer, seq in rows
+    ]
+
+
+def _parameters(told: list[_Told]) -> list[Record]:
+    """The rows of `parameters`: of each name the first value, and the first number, that is known."""
+    found: dict[str, Record] = {}
+    for event in told:
+        if event.kind == "parameter_set" and event.payload.get("role") in _ROLES:
+            assert event.name is not None
+            row = found.setdefault(event.name, {"name": event.name, "value": None, "value_number": None})
+            row["value"] = event.value if row["value"] is None else row["value"]
+            row["value_number"] = event.value_number if row["value_number"] is None else row["value_number"]
+    return [found[name] for name in sorted(found)]
+
+
+def _tags(told: list[_Told]) -> list[Record]:
+    """The rows of `tags`: those whose last telling added them."""
+    last: dict[str, _Told] = {}
+    for event in sorted((e for e in told if e.kind.startswith("tag_")), key=lambda e: e.order):
+        last[event.name or ""] = event
+    return [
+        {"tag": tag, "kind": last[tag].payload.get("kind"), "added_at": _moment(last[tag].order[0])}
+        for tag in sorted(last)
+        if last[tag].kind == "tag_added"
+    ]
+
+
+def _graph(told: list[_Told]) -> Any:
+    return next((event.payload.get("graph") for event in told if event.kind == "run_started"), None)
 
 
 def _groups(store: Answers, key: list[Any]) -> list[_Group]:
@@ -170,13 +214,3 @@ def _moment(time_us: int) -> datetime:
     from datetime import timedelta
 
     return datetime(1970, 1, 1) + timedelta(microseconds=time_us)
-
-
-def _graph(store: Answers, key: list[Any]) -> Any:
-    rows = store.rows(
-        "select payload from told.run_events where kind = 'run_started' and flow = ? and run_id = ? and run_uid = ? "
-        "order by epoch desc, time_us limit 1",
-        key,
-    )
-    payload = json.loads(rows[0][0]) if rows and rows[0][0] else {}
-    return payload.get("graph")

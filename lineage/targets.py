@@ -9,6 +9,7 @@ from weft.lineage.errors import NotFound, UsageError
 from weft.lineage.external import normalized
 from weft.lineage.fold_sql import KEY
 from weft.lineage.ids import Pathspec, parse_pathspec
+from weft.lineage.near_names import near
 from weft.lineage.records import PARAMETERS, Records
 from weft.lineage.sides import External
 from weft.lineage.uses import Place
@@ -16,12 +17,11 @@ from weft.lineage.uses import Place
 if TYPE_CHECKING:
     from weft.lineage.answers import Answers
 
-__all__ = ["Roots", "find_roots", "near"]
+__all__ = ["Roots", "find_roots"]
 
 _DIGEST_DIGITS_MIN = 6
 _DIGEST_DIGITS_MAX = 64
 _DIGITS_SHOWN = 12
-_NEAR_MAX = 3
 _CANDIDATES_MAX = 10
 #: URIs that are looked through for near names.
 _URIS_MAX = 10_000
@@ -79,14 +79,6 @@ def find_roots(store: Answers, target: str, direction: str) -> Roots:
     if spec.step is None:
         return Roots([], [], [])
     return _in_step(records, spec, spec.step)
-
-
-def near(wanted: str, names: list[str]) -> str:
-    """A sentence that lists near names, or the last of all; empty when there are none."""
-    from difflib import get_close_matches
-
-    listed = get_close_matches(wanted, names, n=_NEAR_MAX) or sorted(names)[-_NEAR_MAX:]
-    return f" Near names: {', '.join(listed)}." if listed else ""
 
 
 def _of_tasks(store: Answers, spec: Pathspec, direction: str) -> Roots | None:

@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from weft.lineage.answers import Answers
 from weft.lineage.contents import read_content, read_recorded
 from weft.lineage.errors import NotFound
+from weft.lineage.near_names import near
 from weft.lineage.reads import ClientRead, tell
 from weft.lineage.recorded import Recorded, reopened
 from weft.lineage.records import Records
-from weft.lineage.targets import near
 
 if TYPE_CHECKING:
     from datetime import datetime

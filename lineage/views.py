@@ -39,6 +39,13 @@ _FAMILIES: dict[str, tuple[str, ...]] = {
 }
 
 _ANY_REUSE = "any reuse"
+_ANY_TWINS = "any twins"
+_TWINS = """
+    select 1 from (
+        select distinct run_uid, flow, run_id from told.run_events
+        where run_uid is not null and flow is not null and run_id is not null
+    ) group by flow, run_id having count(*) > 1 limit 1
+"""
 _REUSING = frozenset(name for name, folds in view_sql.FOLDS_OF.items() if "reuses" in folds)
 
 
@@ -69,6 +76,7 @@ class Views(Folds):
         #: The SQL each view was made of last.
         self._shown: dict[str, str] = {}
         self._reuses = 0
+        self._has_any_twins = False
         self._results = 0
         self._discarded: list[str] = []
         if connection is None:
@@ -176,8 +184,15 @@ class Views(Folds):
             )
 
     def has_twins(self) -> bool:
-        """Whether two runs share a pathspec."""
-        return self.need_folds(()).has_twins
+        """Whether two runs share a pathspec; where all events are at hand no run is folded for it."""
+        if not self._is_small or self._moment is not None:
+            return self.need_folds(()).has_twins
+        # Noted among the states, and forgotten with them.
+        if _ANY_TWINS not in self._states:
+            self.need_told(("run",))
+            self._has_any_twins = bool(self.connection.execute(_TWINS).fetchall())
+            self._states[_ANY_TWINS] = ""
+        return self._has_any_twins
 
     def discard(self, table: str) -> None:
         """Let go of a result; may be called from any thread, at any time."""
@@ -230,7 +245,8 @@ class Views(Folds):
         has_numbers = self._folded is not None and _NUMBER_CONDITION in words and "artifacts" in words
         if has_numbers:
             has_numbers = re.search(r"value_number\"?\s*(?:[<>=]|between|in\b)", text) is not None
-        if self._watch is not None and (views or folds or states):
+        # States are of the events alone.
+        if self._watch is not None and (views or folds):
             self._watch(self)
         digest = None
         if views == ["artifacts"] and "digest" in words and not self._is_small:

@@ -6,12 +6,11 @@ import json
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from weft.lineage.comparison import read_code
 from weft.lineage.dependence import EVERY_MODULE, Facts, read_facts
 from weft.lineage.errors import NotFound, UsageError, WeftError
 from weft.lineage.ids import Pathspec, digest_to_text, parse_pathspec
 from weft.lineage.named_runs import NamedRun, find_run_named, of_runs
-from weft.lineage.targets import near
+from weft.lineage.near_names import near
 
 if TYPE_CHECKING:
     from weft.lineage.answers import Answers
@@ -198,7 +197,7 @@ def _task(store: Answers, row: tuple[Any, ...]) -> _Task:
             "select origin_pathspec, task_key from tasks where flow = ? and run_id = ? and step = ? and task_id = ?",
             [flow, run_id, step, task_id],
         )
-    run = NamedRun(flow, run_id, bytes(uid), raw_run_id, "", None)
+    run = NamedRun(flow, run_id, bytes(uid), raw_run_id)
     return _Task(run, step, task_id, status, foreach_path, first_us, key, origin)
 
 
@@ -308,6 +307,7 @@ def _values(store: Answers, paths: Mapping[tuple[str, str], str]) -> dict[tuple[
 def _code_texts(store: Answers, task: str) -> dict[tuple[str, str], str]:
     """The text of each function and statement of a run's code snapshot, by file and name."""
     from weft.lineage.code_units import units_of
+    from weft.lineage.comparison import read_code
 
     run = find_run_named(store, *_run_of(task))
     if run is None or run.code_digest is None:

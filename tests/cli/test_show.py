@@ -68,6 +68,12 @@ def test_show_artifact_of_a_reused_task_names_who_made_it(weft: Ask) -> None:
     assert "DelayFlow/2/end/4" in [row["pathspec"] for row in record["consumers"]]
 
 
+def test_show_of_a_parameter_as_an_artifact_names_the_steps(weft: Ask) -> None:
+    answer = weft("show", "DelayFlow/1/_parameters/0/alpha")
+    assert answer.code == 2
+    assert "There is no step '_parameters' in DelayFlow/1." in answer.err
+
+
 def test_show_flow_lists_its_runs(weft: Ask) -> None:
     assert [row["run_id"] for row in weft("show", "DelayFlow", "--json").json["runs"]] == ["2", "1"]
 

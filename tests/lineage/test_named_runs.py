@@ -14,7 +14,7 @@ from weft.lineage.errors import NotFound
 from weft.lineage.events import Event, Level, RunRef
 from weft.lineage.ids import Pathspec, digest_to_text
 from weft.lineage.journal import Journal
-from weft.lineage.named_runs import find_run_named, find_runs_named
+from weft.lineage.named_runs import find_run_named, find_run_told, find_runs_named
 from weft.lineage.records import Records
 from weft.lineage.run_records import read_run_record
 from weft.lineage.store import Store
@@ -27,6 +27,17 @@ def tell_many(story: Story) -> None:
     story.parameter(first, "alpha", 0.5)
     story.parameter(first, "who", "me")
     story.tell(kinds.tag_added(first, "b", "user"), kinds.tag_added(first, "a", "system"))
+    # Told again: the first counts of parameters, the last of tags.
+    story.parameter(first, "alpha", "later")
+    story.tell(
+        kinds.parameter_set(first, "settings", story.content({"x": 1}), "config"),
+        kinds.parameter_set(first, "CONSTANT", story.content(1), "constant"),
+        kinds.tag_added(first, "c", "user"),
+        kinds.tag_removed(first, "c"),
+        kinds.tag_added(first, "d", "user"),
+        kinds.tag_removed(first, "d"),
+        kinds.tag_added(first, "d", "system"),
+    )
     a = story.task(first, "a", "1", x=1, y="long " * 20)
     level = (Level("b", "items", 0, 2, "0"),)
     b = story.task(first, "b", "2", parents=(a,), levels=level, reads=(("x", a),), z=3)
@@ -103,6 +114,9 @@ def test_runs_are_found_by_the_ids_that_are_shown(store: Store) -> None:
     twin = find_run_named(store, "F", "1~2")
     assert twin is not None
     assert twin.uid == b"t" * 16
+    for name in (("F", "1"), ("F", "1~2"), ("F", "2"), ("F", "9")):
+        told, named = find_run_told(store, *name), find_run_named(store, *name)
+        assert (told and told.uid) == (named and named.uid)
     assert (twin.shown("F", "1"), twin.shown("F", "2"), twin.shown("G", "1")) == ("1~2", "2", "1")
 
 
@@ -192,3 +206,18 @@ def test_what_a_lost_scheduler_told_late_is_no_reason(story: Story, is_late: boo
     assert [(part.kind, part.name) for part in why.parts] == (
         [] if is_late else [("python", "version"), ("artifact", "seen")]
     )
+
+
+def test_twins_that_come_to_an_open_store_are_seen(story: Story) -> None:
+    story.task(story.run("F", "1"), "a", "1", x=1)
+    store = story.store()
+    assert not store.has_twins()
+    told = find_run_told(store, "F", "1")
+    assert told is not None
+    assert (told.uid, told.raw_run_id) == (b"F/1".rjust(16, b"."), "1")
+    assert find_run_told(store, "F", "2") is None
+    story.run("F", "1", b"t" * 16)
+    assert store.has_twins()
+    twin = find_run_told(store, "F", "1~2")
+    assert twin is not None
+    assert twin.uid == b"t" * 16
