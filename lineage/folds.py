@@ -16,7 +16,7 @@ from weft.lineage.codec import row_of
 from weft.lineage.engine import connect
 from weft.lineage.events import COLUMNS, FAMILIES, Event, family_of
 from weft.lineage.fold_sql import Moment
-from weft.lineage.sources import Folded, Sealed, upcast_rows
+from weft.lineage.sources import Folded, Sealed, SealedFile, upcast_rows
 
 __all__ = ["FOLDED", "Folds", "is_small"]
 
@@ -215,6 +215,18 @@ class Folds:
                 "group by r.flow, r.raw_run_id having count(*) > 1 limit 1"
             )
         return bool(self.connection.execute(query).fetchall())
+
+    def plain_files(self, family: str) -> list[SealedFile]:
+        """The segment files of a family, where their events are read as they lie there; else none."""
+        files = [file for file in self._sealed.files if file.family == family]
+        return [] if self._is_small or any(file.outdated for file in files) else files
+
+    def events_of(self, family: str, sealed: Sealed) -> str:
+        """A relation over those events of a family that are in some of its plain files, or in the tail."""
+        until = "" if self._as_of_us is None else f" where time_us <= {self._as_of_us}"
+        source = sealed.select(family)
+        more = "" if source is None else f" union all select * from ({source}){until}"
+        return f"(select * from raw.{family}_hot{more})"
 
     def _hot(self, family: str) -> str:
         """The table that events of a family are put into: the one that folds read, or the top of it."""

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from weft.lineage import fold_sql, view_sql
 from weft.lineage.fold_sql import Moment, state_sql, told_sql
+from weft.lineage.narrowed_files import NarrowedFiles
 
 if TYPE_CHECKING:
     from weft.lineage.views import Views
@@ -99,14 +100,13 @@ def newest_runs(
         views.need_states(("counted", "tags") if listing.tags else ("counted",))
         if views.has_twins():
             return None
-    else:
-        views.need_events(("run",))
+    files = NarrowedFiles(views)
     candidates = listing.limit + _SPARE_RUNS
     if listing.status is not None or listing.tags:
         candidates *= _WIDENED
     while candidates <= _CANDIDATES_MAX:
         views.connection.execute("drop schema if exists newest cascade; create schema newest")
-        found = (_Folded if is_folded else _Candidates)(views, listing, candidates)
+        found = _Folded(views, listing, candidates) if is_folded else _Candidates(files, listing, candidates)
         rows = found.listed(watch)
         if rows is not None or found.are_all:
             return rows
@@ -117,30 +117,40 @@ def newest_runs(
 class _Candidates:
     """Some of the runs that began last, in the schema `newest`."""
 
-    def __init__(self, views: Views, listing: Listing, count: int) -> None:
-        self._views = views
-        self._connection = views.connection
+    def __init__(self, files: NarrowedFiles, listing: Listing, count: int) -> None:
+        self._files = files
+        self._connection = files.views.connection
         self._listing = listing
         condition = "kind = 'run_started' and run_uid is not null and flow is not null and run_id is not null"
         params = None
         if listing.flow is not None:
             condition += " and flow = $flow"
             params = {"flow": listing.flow}
-        started: list[tuple[str, str, int]] = self._connection.execute(
-            f"select flow, run_id, time_us from raw.run_events where {condition} order by time_us desc limit {count}",
-            params,
-        ).fetchall()
+        started = self._started(f"{condition} order by time_us desc limit {count}", params, count)
         self.are_all = len(started) < count
         #: Whatever began later than this is among the candidates.
         self._since_us = -1 if self.are_all else started[-1][2]
         self._names = {(flow, run_id) for flow, run_id, _ in started}
+
+    def _started(self, condition: str, params: Any, count: int) -> list[tuple[str, str, int]]:
+        """The latest beginnings, from files that may hold any: those with the latest events come first."""
+        found: list[tuple[str, str, int]] = []
+        for source, later_us in self._files.by_time():
+            found = self._connection.execute(
+                f"select flow, run_id, time_us from {source} where {condition}", params
+            ).fetchall()
+            if len(found) == count and found[-1][2] > later_us:
+                break
+        return found
 
     def listed(self, watch: Watch) -> list[dict[str, Any]] | None:
         """The rows of the listing; None when a run that was left out may be one of them."""
         if len(self._names) < self._listing.limit:
             return None
         self._fold_runs()
-        moment = _moment(self._rows(fold_sql.unended("newest.runs")), watch, bool(self._rows(_TWINS)))
+        called = self._rows("select flow, raw_run_id from newest.runs")
+        unended = self._rows(fold_sql.unended("newest.runs"))
+        moment = _moment(unended, watch, len(called) > len(set(called)))
         self._make("view", "named", fold_sql.fold_sql("runs", moment, "newest"))
         if self._listing.tags:
             self._make("table", "tags", state_sql("tags", _SOURCES))
@@ -159,17 +169,32 @@ class _Candidates:
         return _dicts(self._connection.execute(f"SELECT {_COLUMNS} FROM {found} {_ORDER}"))
 
     def _fold_runs(self) -> None:
-        self._make("table", "run_events", _of_names("run", _RUN_COLUMNS, self._names))
+        self._make("table", "run_events", self._of_names("run", _RUN_COLUMNS, self._names))
         self._make("table", "fences", state_sql("fences", _SOURCES))
         self._make("view", "run_told", told_sql("newest.run_events", "newest.fences"))
         self._make("table", "runs", state_sql("runs", _SOURCES))
 
     def _count_tasks(self, names: set[tuple[str, str]]) -> None:
-        self._views.need_events(("task",))
-        self._make("table", "task_events", _of_names("task", _TASK_COLUMNS, names))
+        self._make("table", "task_events", self._of_names("task", _TASK_COLUMNS, names))
         self._make("view", "task_told", told_sql("newest.task_events", "newest.fences"))
         self._make("view", "tasks", state_sql("tasks", _SOURCES))
-        self._make("table", "counted", state_sql("counted", _SOURCES))
+        self._make("view", "counted", state_sql("counted", _SOURCES))
+
+    def _of_names(self, family: str, columns: str, names: set[tuple[str, str]]) -> str:
+        """A SELECT of the events of the runs that are called so. Each name is written out: so it reaches the statistics
+        of the files."""
+        flows, runs, pairs = (
+            ", ".join(texts)
+            for texts in (
+                {_text(flow) for flow, _ in names},
+                {_text(run_id) for _, run_id in names},
+                [f"({_text(flow)}, {_text(run_id)})" for flow, run_id in sorted(names)],
+            )
+        )
+        return (
+            f"select {columns} from {self._files.with_runs(family, {run_id for _, run_id in names})} "
+            f"where flow in ({flows}) and run_id in ({runs}) and (flow, run_id) in ({pairs})"
+        )
 
     def _rows(self, query: str) -> list[tuple[Any, ...]]:
         rows: list[tuple[Any, ...]] = self._connection.execute(query).fetchall()
@@ -227,29 +252,10 @@ def _dicts(cursor: Any) -> list[dict[str, Any]]:
     return [dict(zip(names, row, strict=True)) for row in cursor.fetchall()]
 
 
-_TWINS = "select 1 from newest.runs group by flow, raw_run_id having count(*) > 1 limit 1"
-
 _TAGGED = """
 select n.flow, n.run_id, t.tag from newest.tags t join newest.named n
     on n.run_uid = t.run_uid and n.flow = t.flow and n.raw_run_id = t.raw_run_id
 """
-
-
-def _of_names(family: str, columns: str, names: set[tuple[str, str]]) -> str:
-    """A SELECT of the events of the runs that are called so. Each name is written out: so it reaches the statistics
-    of the files."""
-    flows, runs, pairs = (
-        ", ".join(texts)
-        for texts in (
-            {_text(flow) for flow, _ in names},
-            {_text(run_id) for _, run_id in names},
-            [f"({_text(flow)}, {_text(run_id)})" for flow, run_id in sorted(names)],
-        )
-    )
-    return (
-        f"select {columns} from raw.{family}_events "
-        f"where flow in ({flows}) and run_id in ({runs}) and (flow, run_id) in ({pairs})"
-    )
 
 
 def _text(value: str) -> str:

@@ -76,6 +76,11 @@ class Ranges:
             self._packed = self._fetch()
         return self._packed
 
+    def let_go(self) -> None:
+        """Keep nothing that can be fetched again."""
+        if self._fetch is not None:
+            self._packed = None
+
     @property
     def sha256(self) -> bytes:
         if self._sha256 is None:
@@ -103,10 +108,15 @@ class Ranges:
         packed = self.packed
         return {packed[at : at + _WRITER_BYTES] for at in range(0, len(packed), _RANGE.size)}
 
-    def prefixes(self) -> list[int]:
-        """The first half of each range's writer, as a number: far faster to compare than writers are."""
-        words = memoryview(self.packed).cast("Q")
-        return words[:: _RANGE.size // words.itemsize].tolist()
+    def prefixes(self, first: int = 0, end: int = 256) -> list[int]:
+        """The first half of each range's writer, as a number: far faster to compare than writers are. Only of
+        writers whose first byte is at least `first` and below `end`."""
+        packed = self.packed
+        places = range(0, len(packed), _RANGE.size)
+        begin, stop = (bisect_left(places, byte, key=lambda at: packed[at]) for byte in (first, end))
+        words = memoryview(packed).cast("Q")
+        step = _RANGE.size // words.itemsize
+        return words[begin * step : stop * step : step].tolist()
 
     def of_writer(self, writer: bytes) -> list[Range]:
         packed = self.packed
@@ -249,15 +259,24 @@ def settle(segments: Sequence[tuple[str, Ranges]]) -> list[Spans | None]:
     return found
 
 
+#: Up to so many writers are compared at once.
+_COMPARED_MAX = 10_000
+
+
 def _shared_writers(segments: Sequence[Ranges]) -> set[bytes]:
     """The writers that more than one segment has events of."""
-    told: set[int] = set()
-    count = 0
-    for ranges in segments if len(segments) > 1 else ():
-        prefixes = set(ranges.prefixes())
-        count += len(prefixes)
-        told |= prefixes
-    if len(told) == count:
+    # A part of them at a time: as sets all together would take 12 MB for 100,000.
+    step = 256 if sum(map(len, segments)) < _COMPARED_MAX else 16
+    for first in range(0, 256, step) if len(segments) > 1 else ():
+        told: set[int] = set()
+        count = 0
+        for ranges in segments:
+            prefixes = set(ranges.prefixes(first, first + step))
+            count += len(prefixes)
+            told |= prefixes
+        if len(told) != count:
+            break
+    else:
         return set()
     shared: set[bytes] = set()
     seen: set[bytes] = set()

@@ -20,7 +20,7 @@ from weft.lineage.paths import journal_name
 from weft.lineage.ranges import Range, Ranges, Spans, settle
 from weft.lineage.segments import write_segment
 
-WRITERS = [bytes([number]) * 16 for number in range(4)]
+WRITERS = [bytes([60 * number]) * 16 for number in range(4)]
 
 #: (writer, first seq, events after it), and segments of them.
 CLAIMS = st.lists(st.tuples(st.integers(0, 3), st.integers(0, 12), st.integers(0, 6)), max_size=6)
@@ -34,9 +34,18 @@ def ids_of(spans: object) -> list[tuple[bytes, int]]:
     return [(span[0], seq) for span in spans for seq in range(span[1], span[2] + 1)]  # type: ignore[attr-defined]
 
 
-@settings(max_examples=300)
-@given(st.lists(CLAIMS, max_size=5))
-def test_each_event_is_read_once_however_segments_overlap(segments: list[list[tuple[int, int, int]]]) -> None:
+@pytest.mark.parametrize("compared_max", [0, 10_000])
+@settings(max_examples=200)
+@given(segments=st.lists(CLAIMS, max_size=5))
+def test_each_event_is_read_once_however_segments_overlap(
+    compared_max: int, segments: list[list[tuple[int, int, int]]]
+) -> None:
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr("weft.lineage.ranges._COMPARED_MAX", compared_max)
+        check_each_event_is_read_once(segments)
+
+
+def check_each_event_is_read_once(segments: list[list[tuple[int, int, int]]]) -> None:
     named = [(f"{index:064x}", ranges_of(claims)) for index, claims in enumerate(segments)]
     held = {index: set(ids_of(ranges)) for index, (_, ranges) in enumerate(named)}
     read: list[tuple[bytes, int]] = []
