@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import sys
 from typing import Any, NoReturn
@@ -13,6 +14,8 @@ from weft.lineage.errors import UsageError, WeftError
 
 __all__ = ["run_to_exit"]
 
+_FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO})
+
 
 def run_to_exit(group: click.Group, arguments: list[str], prog_name: str) -> NoReturn:
     """Run a command line to its exit code; an error of ours is one sentence, a closed pipe is silent."""
@@ -23,16 +26,27 @@ def run_to_exit(group: click.Group, arguments: list[str], prog_name: str) -> NoR
         print_error(str(error))
         code = error.exit_code
     except BrokenPipeError:
-        # The reader has what it wanted. The interpreter would flush once more at its end and complain.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        # The reader has what it wanted.
+        _drop_output()
         code = 0
     except (KeyboardInterrupt, Exception) as error:
         from weft.lineage.engine import is_interrupt
 
-        if not is_interrupt(error):
+        if isinstance(error, OSError) and error.errno in _FULL and error.filename is None:
+            # What names no file is the answer's own stream: stores tell of theirs as StoreError.
+            print_error(
+                f"The answer cannot be written: {error.strerror}. Make room there, or send it elsewhere."
+            )
+            _drop_output()
+        elif not is_interrupt(error):
             raise
         code = 1
     sys.exit(code)
+
+
+def _drop_output() -> None:
+    """The interpreter would flush once more at its end and complain."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
 
 
 def _run(group: click.Group, arguments: list[str], prog_name: str) -> int:

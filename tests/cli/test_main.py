@@ -119,6 +119,20 @@ def test_store_is_named_by_option_before_environment(
     assert weft("--store", str(store_folder), "runs").code == 0
 
 
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="this system has no file that is always full")
+@pytest.mark.parametrize("arguments", [("runs",), ("runs", "--json"), ("log",), ("verify",), ("--help",)])
+def test_answer_that_does_not_fit_ends_in_one_sentence(
+    store_folder: Path, arguments: tuple[str, ...]
+) -> None:
+    command = [sys.executable, "-m", "weft", "--store", str(store_folder), *arguments]
+    with open("/dev/full", "w", encoding="utf-8") as full:
+        done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, check=False)
+    assert done.returncode == 1
+    assert done.stderr == (
+        "error: The answer cannot be written: No space left on device. Make room there, or send it elsewhere.\n"
+    )
+
+
 def test_closed_pipe_is_silent(store_folder: Path) -> None:
     command = f"{sys.executable} -m weft --store {store_folder} log --json | head -c 1"
     done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, check=False)
