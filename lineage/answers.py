@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 if TYPE_CHECKING:
@@ -33,8 +34,14 @@ class Answers(Protocol):
     def as_of_us(self) -> int | None:
         """The moment that answers are of; None for now."""
 
-    def rows(self, query: str, params: Any = None) -> list[tuple[Any, ...]]:
-        """Rows of a query of weft's own over the views and what lies below them."""
+    def rows(
+        self, query: str, params: Any = None, about: Collection[tuple[str, str]] = ()
+    ) -> list[tuple[Any, ...]]:
+        """Rows of a query of weft's own over the views and what lies below them.
+
+        `about` are the runs, as (flow, run id), whose events, with those of the origins of their reused tasks, are
+        all that it needs.
+        """
 
     def rows_at_hand(self, query: str, params: Any = None) -> list[tuple[Any, ...]]:
         """The same over those runs alone that were asked about last; none where all would be read for it."""

@@ -65,6 +65,7 @@ def _chunks(store: Answers, spec: Pathspec, stream: str | None) -> list[tuple[An
         where e.kind = 'console_written' and {condition} order by e.time_us, e.writer, e.seq
         """,
         asked,
+        about=[] if spec.run_id is None else [(spec.flow, spec.run_id)],
     )
 
 

@@ -20,6 +20,8 @@ __all__ = [
     "FOLDS",
     "KEY",
     "PACKED",
+    "REUSES_COLUMNS",
+    "SHOWN_REUSES_COLUMNS",
     "STATES",
     "STATE_FAMILIES",
     "Moment",
@@ -194,6 +196,16 @@ select run_uid, flow, run_id as raw_run_id, step, task_id, believed.flow as orig
     believed.run_id as origin_run_id, believed.step as origin_step, believed.task_id as origin_task_id
 from placed where believed.is_reused
 """
+
+_REUSED_AS = ("step", "task_id", "origin_flow", "origin_run_id", "origin_step", "origin_task_id")
+
+#: The columns of the state `reuses` and of the fold, for where there are none.
+REUSES_COLUMNS = {"run_uid": "BLOB", **dict.fromkeys(("flow", "raw_run_id", *_REUSED_AS), "VARCHAR")}
+SHOWN_REUSES_COLUMNS = {
+    "run_uid": "BLOB",
+    **dict.fromkeys(("flow", "raw_run_id", "run_id", *_REUSED_AS, "origin_pathspec"), "VARCHAR"),
+    "origin_uid": "BLOB",
+}
 
 #: Attempts whose saves no longer show, because a later one of the task was begun.
 _RETRIED = """

@@ -68,9 +68,10 @@ class Folds:
         self._as_of_us = as_of_us
         self._prove = prove
         self._proven: set[str] = set()
-        #: Events that no query needed so far, by family.
+        #: Events that no query needed so far, by family; the families that were read, and those with a table.
         self._waiting: dict[str, list[Event]] = {}
         self._copied: set[str] = set()
+        self._opened: set[str] = set()
         #: Relations in the order they were made; those of states stay when only the clock moves.
         self._states: dict[str, str] = {}
         self._made: dict[str, str] = {}
@@ -152,9 +153,17 @@ class Folds:
         for name in fold_sql.STATES:
             if name in wanted:
                 kind = "table" if self._is_small or name in self._kept else "view"
+                if name == "reuses" and self._is_small and not self._has_reused():
+                    self._make_empty(self._states, "state.reuses", fold_sql.REUSES_COLUMNS)
+                    continue
                 self._make(self._states, f"state.{name}", kind, fold_sql.state_sql(name))
                 if name == "fences":
                     self._make_told({"run", *_families_of(wanted)}, "raw", "events", "state.fences")
+
+    def _has_reused(self) -> bool:
+        """Whether any task may be reused: most often none is, and to find that by folding takes ten times as long."""
+        query = "select 1 from raw.task_events where kind = 'task_reused' limit 1"
+        return bool(self.connection.execute(query).fetchall())
 
     def need_told(self, families: Iterable[str]) -> None:
         """Make the relations `told.<family>_events`: the events that folds believe."""
@@ -190,6 +199,9 @@ class Folds:
         for name in fold_sql.FOLDS:
             if name in wanted:
                 kind = "table" if self._is_small or name in ("reuses", "lent") else "view"
+                if name == "reuses" and self._is_small and not self._has_reused():
+                    self._make_empty(self._made, "fold.reuses", fold_sql.SHOWN_REUSES_COLUMNS)
+                    continue
                 self._make(self._made, f"fold.{name}", kind, fold_sql.fold_sql(name, moment))
         return moment
 
@@ -236,8 +248,10 @@ class Folds:
         """Make the events of a family readable, once; insert those that came since."""
         if family not in self._copied:
             self._copied.add(family)
-            columns = ", ".join(f"{name} {sql_type}" for name, sql_type in _COLUMN_TYPES.items())
-            self.connection.execute(f"create table if not exists {self._hot(family)} ({columns})")
+            if family not in self._opened:
+                self._opened.add(family)
+                columns = ", ".join(f"{name} {sql_type}" for name, sql_type in _COLUMN_TYPES.items())
+                self.connection.execute(f"create table {self._hot(family)} ({columns})")
             self._read_sealed(family)
         waiting = self._waiting.pop(family, None)
         if waiting:
@@ -427,6 +441,12 @@ class Folds:
         if name not in made:
             self.connection.execute(f"create {kind} {name} as {query}")
             made[name] = kind
+
+    def _make_empty(self, made: dict[str, str], name: str, types: Mapping[str, str]) -> None:
+        if name not in made:
+            columns = ", ".join(f"{column} {sql_type}" for column, sql_type in types.items())
+            self.connection.execute(f"create table {name} ({columns})")
+            made[name] = "table"
 
     def _insert(self, table: str, types: Mapping[str, str], rows: Sequence[tuple[Any, ...]]) -> None:
         """Insert rows as one list per column. A column that is NULL in all rows is left out; one that is the

@@ -28,7 +28,11 @@ _TREES_MAX = 256
 
 _TWIN = re.compile(r"~\d+$")
 _VIEW_NAMES = frozenset(VIEW_NAMES)
-_KEPT_VIEWS = {"runs": "counted", "parameters": "parameters", "tags": "tags"}
+#: Views that are made of states alone.
+_KEPT_VIEWS = frozenset(("runs", "steps", "tasks", "parameters", "tags"))
+
+#: Runs that our own code may name at once.
+_RUNS_MAX = 64
 
 
 class _TooMany(Exception):
@@ -63,11 +67,15 @@ class RoutedViews(Views):
         if self._near is not None:
             self._near.add_tail(new)
 
-    def near(self, query: str, params: Any = None) -> Views:
-        """The views to ask: those of the runs that a query is plainly about, or these here."""
+    def near(self, query: str, params: Any = None, about: Collection[RunKey] = ()) -> Views:
+        """The views to ask: those of the runs that a query is about, as it plainly says or `about` does, or these here."""
         text = query.lower()
-        if self._folded is None or not ("run_id" in text or "pathspec" in text):
+        if self._folded is None or not (about or "run_id" in text or "pathspec" in text):
             return self
+        if about:
+            named = frozenset(about)
+            is_few = len(named) <= _RUNS_MAX and named not in self._large
+            return (self._near_to(named) if is_few else None) or self
         if any(word in text for word in CATALOGUE_WORDS):
             # It must not see what was made for others.
             self._leave()
@@ -93,15 +101,15 @@ class RoutedViews(Views):
         return super().has_twins() if is_known or len(new) < len(self._touched) else False
 
     def _is_kept(self, text: str, runs: Collection[RunKey]) -> bool:
-        """Whether all that is asked is one row of a state that is open already."""
+        """Whether all that is asked are some rows of states, in a process that has those of all runs open."""
         if self._near is not None and self._near.holds(runs):
             return False
         words = set(re.findall(r"\w+", text))
         wanted = words & _VIEW_NAMES
         return (
-            wanted <= _KEPT_VIEWS.keys()
+            "state.counted" in self._states
+            and wanted <= _KEPT_VIEWS
             and not words & {"raw", "told", "fold", "state"}
-            and all(f"state.{_KEPT_VIEWS[view]}" in self._states for view in wanted)
         )
 
     def _tree(self, query: str) -> Any:
@@ -213,6 +221,14 @@ class NearViews(Views):
     def leave(self) -> None:
         """Free what was copied; results that were made stay."""
         self.connection.execute(f"use memory; detach {self._name}")
+
+    def _forget(self, made: dict[str, str]) -> None:
+        """What depends on the events; the views that users ask stay, as they only name it."""
+        views = {name: kind for name, kind in made.items() if kind == "view" and "." not in name}
+        for name in views:
+            del made[name]
+        super()._forget(made)
+        made.update(views)
 
     def _begin(self, runs: Collection[RunKey], tail: Sequence[Event]) -> None:
         if not runs:

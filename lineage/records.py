@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from weft.lineage.fold_sql import PACKED
 
@@ -18,11 +19,7 @@ PARAMETERS = "_parameters/0"
 
 _PATH = "v.flow || '/' || v.run_id || '/' || v.step || '/' || v.task_id"
 
-#: The rows of a view that belong to some runs; its two parameters are their flows and their ids.
-_OF_RUNS = (
-    "(select unnest(?::VARCHAR[]) as flow, unnest(?::VARCHAR[]) as run_id) wanted join {} v "
-    "on v.flow = wanted.flow and v.run_id = wanted.run_id"
-)
+_TWIN = re.compile(r"~\d+$")
 
 
 class _Task:
@@ -135,41 +132,48 @@ class Records:
         yield f"{run}/{PARAMETERS}"
 
     def _fetch(self, runs: list[tuple[str, str]]) -> None:
-        params = [[flow for flow, _ in runs], [run_id for _, run_id in runs]]
-        self._fetch_tasks(params)
+        self._fetch_tasks(runs)
+        of_runs, params = _of_runs("artifacts", runs)
         for task, name, digest, type_name, value in self._store.rows(
-            f"select {_PATH}, v.name, v.digest, v.type, v.value from {_OF_RUNS.format('artifacts')} "
-            "where v.origin_pathspec is null",
+            f"select {_PATH}, v.name, v.digest, v.type, v.value from {of_runs} where v.origin_pathspec is null",
             params,
+            about=runs,
         ):
             self._tasks.setdefault(task, _Task()).saved[name] = (digest, type_name, value)
+        of_runs, params = _of_runs("fold.tasks", runs)
         for task, name, producer in self._store.rows(
             f"""
             select {_PATH}, e.name,
                 e.producer_flow || '/' || e.producer_run_id || '/' || e.producer_step || '/' || e.producer_task_id
-            from {_OF_RUNS.format("fold.tasks")} join told.artifact_events e on e.flow = v.flow
+            from {of_runs} join told.artifact_events e on e.flow = v.flow
                 and e.run_id = v.raw_run_id and e.run_uid = v.run_uid and e.step = v.step and e.task_id = v.task_id
             where e.kind = 'artifact_merged' and e.attempt >= coalesce(v.final_attempt, 0)
             """,
             params,
+            about=runs,
         ):
             self._tasks.setdefault(task, _Task()).merged[name] = producer
 
-    def _fetch_tasks(self, params: list[list[str]]) -> None:
+    def _fetch_tasks(self, runs: list[tuple[str, str]]) -> None:
+        of_runs, params = _of_runs("fold.tasks", runs)
+        recorded, raw_params = _among(
+            [(flow, run) for flow, shown in runs for run in (shown, _TWIN.sub("", shown))]
+        )
         for row in self._store.rows(
             f"""
             with placed as (
                 select flow, run_id, run_uid, step, task_id, arg_min(payload, {PACKED}) as payload
-                from told.task_events where kind in ('task_created', 'task_reused') group by all
+                from told.task_events where kind in ('task_created', 'task_reused') and {recorded} group by all
             )
             select {_PATH}, v.status, p.payload ->> '$.parents', p.payload -> '$.levels', u.origin_pathspec
-            from {_OF_RUNS.format("fold.tasks")}
+            from {of_runs}
                 left join placed p on p.flow = v.flow and p.run_id = v.raw_run_id and p.run_uid = v.run_uid
                     and p.step = v.step and p.task_id = v.task_id
                 left join fold.reuses u on u.run_uid = v.run_uid and u.step = v.step and u.task_id = v.task_id
             order by v.first_us, v.task_id
             """,
-            params,
+            [*raw_params, *params],
+            about=runs,
         ):
             self._add_task(*row)
 
@@ -182,3 +186,21 @@ class Records:
         record.origin = origin
         record.parents = [f"{run}/{step}/{task_id}" for step, task_id in json.loads(parents or "[]")]
         record.levels = len(json.loads(levels or "[]"))
+
+
+def _of_runs(relation: str, runs: list[tuple[str, str]]) -> tuple[str, list[Any]]:
+    """What follows FROM for the rows of a relation, called v, that belong to some runs, and its parameters."""
+    condition, params = _among(runs)
+    wanted = "(select unnest(?::VARCHAR[]) as flow, unnest(?::VARCHAR[]) as run_id) wanted"
+    chosen = f"(select * from {relation} where {condition}) v"
+    return (
+        f"{wanted} join {chosen} on v.flow = wanted.flow and v.run_id = wanted.run_id",
+        [[flow for flow, _ in runs], [run_id for _, run_id in runs], *params],
+    )
+
+
+def _among(runs: list[tuple[str, str]]) -> tuple[str, list[Any]]:
+    """A condition by constants, which reaches the statistics of files; flows and ids are told apart."""
+    flows, ids = sorted({flow for flow, _ in runs}), sorted({run_id for _, run_id in runs})
+    marks = [", ".join("?" for _ in names) for names in (flows, ids)]
+    return f"flow in ({marks[0]}) and run_id in ({marks[1]})", [*flows, *ids]

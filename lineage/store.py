@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from threading import RLock
 from typing import TYPE_CHECKING, Any, Self, TypeVar
 
@@ -102,10 +102,16 @@ class Store:
                 return self._asked(lambda views: self._ask_with_calls(views, query, calls, frames, params))
             return self._asked(lambda views: self._ask(views, query, frames, params))
 
-    def rows(self, query: str, params: Any = None) -> list[tuple[Any, ...]]:
-        """Rows of a query of weft's own, which is not fenced."""
+    def rows(
+        self, query: str, params: Any = None, about: Collection[tuple[str, str]] = ()
+    ) -> list[tuple[Any, ...]]:
+        """Rows of a query of weft's own, which is not fenced.
+
+        `about` are the runs, as (flow, run id), whose events, with those of the origins of their reused tasks, are
+        all that it needs.
+        """
         with self._lock:
-            return self._asked(lambda views: views.near(query, params).rows(query, params))
+            return self._asked(lambda views: views.near(query, params, about).rows(query, params))
 
     def records(self, query: str, params: Any = None) -> list[dict[str, Any]]:
         """The same, each row by column name."""

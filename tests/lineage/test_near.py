@@ -17,6 +17,7 @@ from weft.lineage.ids import Pathspec
 from weft.lineage.log import EventLog
 from weft.lineage.paths import SEGMENTS
 from weft.lineage.places import events_in, places_bytes, segment_key
+from weft.lineage.store import Store
 
 ARTIFACTS = "select name, pathspec, origin_pathspec from artifacts where flow = $flow and run_id = $run_id"
 
@@ -66,6 +67,10 @@ def _events_of(story: Story, path: str) -> list[RunRef]:
     return [RunRef(*row) for row in duckdb.execute(query).fetchall()]
 
 
+def files_proven(store: Store) -> set[str]:
+    return {store._prover.local[path] for path in store._prover._proven if path in store._prover.local}
+
+
 def flip_all(story: Story, paths: list[str]) -> None:
     for path in paths:
         place = Path(story.storage.root, path)
@@ -82,6 +87,18 @@ def test_a_question_about_one_run_reads_no_file_of_others(story: Story) -> None:
         assert rows == [("x", "Plain/2/start/1/x", None)]
         task = store.sql("select status, attempts from tasks where pathspec = 'Plain/2/start/1'").fetchall()
         assert task == [("succeeded", 1)]
+
+
+def test_client_objects_of_a_run_read_no_file_of_others(story: Story) -> None:
+    for number in (0, 1, 3):
+        flip_all(story, files_of(story, number))
+    with story.store() as store:
+        run = store.run("Plain/2")
+        assert [step.id for step in run] == ["start"]
+        (task,) = run["start"]
+        assert (task.successful, task["x"].data) == (True, 2)
+        assert store.lines("Plain/2") == []
+        assert not any("/artifact/" in path for path in files_proven(store) - set(files_of(story, 2)))
 
 
 def test_a_flipped_byte_in_a_file_that_is_needed_is_named(story: Story) -> None:

@@ -307,3 +307,14 @@ def test_sql_folds_equal_python_folds(
         "tags": set(views.rows("select run_id, tag from tags")),
     }
     assert found == expected
+
+
+def test_reuses_have_the_same_columns_where_there_are_none() -> None:
+    run = RunRef(bytes(16), "Plain", "1")
+    origin = Pathspec("Plain", "0", "start", "1")
+    reused = kinds.task_reused(run.task("start", "1"), origin, (), (), None, {"next": []})
+    with_none, with_one = views_of(stamped([])), views_of(stamped([reused]))
+    for views in (with_none, with_one):
+        views.rows("from tasks")
+    for relation in ("state.reuses", "fold.reuses"):
+        assert with_none.rows(f"describe {relation}") == with_one.rows(f"describe {relation}")
