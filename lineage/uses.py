@@ -262,12 +262,17 @@ class Uses:
 
     def _rows(self, condition: str, params: list[Any]) -> list[_Row]:
         found = []
+        # The same ids again and again: taken apart once, each text of theirs is hashed once.
+        apart: dict[str | None, tuple[str, ...]] = {}
         for uid, flow, run_id, kind, step, attempt, name, *more in self._store.rows(
             _USES.format(condition), params
         ):
             maker_flow, maker_run, maker_step, digest, size_bytes, facts, readers, makers, items = more
             shown = self.shown(uid, flow, run_id)
             place = Place(flow, shown, step)
+            readers, makers = (
+                apart.get(ids) or apart.setdefault(ids, _ids(ids)) for ids in (readers, makers)
+            )
             listed: list[Bundle | Touch] = []
             if kind == "external_used":
                 told = json.loads(facts or "{}")
@@ -279,11 +284,11 @@ class Uses:
                     told.get("state"),
                     told.get("parameter"),
                 )
-                listed = [Touch(place, task, name, *ways) for task in _ids(readers)]
+                listed = [Touch(place, task, name, *ways) for task in readers]
             elif maker_step is not None:
                 is_own = (maker_flow, maker_run) == (flow, run_id)
                 maker = Place(maker_flow, shown if is_own else maker_run, maker_step)
-                listed = [Bundle(place, _ids(readers), maker, _ids(makers), name, items and tuple(items))]
+                listed = [Bundle(place, readers, maker, makers, name, items and tuple(items))]
             found.append(_Row(bytes(uid), place, attempt or 0, listed))
         return found
 
