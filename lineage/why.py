@@ -155,7 +155,8 @@ def _find(store: Answers, spec: Pathspec) -> _Task:
     """The task that is named; a step of one task needs no more than the step."""
     parts = [spec.flow, spec.run_id, spec.step]
     rows = store.rows(
-        f"select {_COLUMNS} from fold.tasks where flow = ? and run_id = ? and step = ? order by first_us",
+        f"select {_COLUMNS} from fold.tasks where flow = ? and run_id = ? and step = ? "
+        "order by first_us, try_cast(task_id as bigint), task_id",
         parts,
     )
     ids_of_step = [row[5] for row in rows]

@@ -10,7 +10,7 @@ from tests.lineage.conftest import Story
 from weft.lineage import events as kinds
 from weft.lineage.comparison import compare_runs
 from weft.lineage.contents import read_recorded
-from weft.lineage.errors import NotFound
+from weft.lineage.errors import NotFound, UsageError
 from weft.lineage.events import Event, Level, RunRef
 from weft.lineage.ids import Pathspec, digest_to_text
 from weft.lineage.journal import Journal
@@ -221,3 +221,10 @@ def test_twins_that_come_to_an_open_store_are_seen(story: Story) -> None:
     twin = find_run_told(store, "F", "1~2")
     assert twin is not None
     assert twin.uid == b"t" * 16
+
+
+def test_tasks_of_one_moment_are_named_in_the_order_of_their_ids(story: Story) -> None:
+    run = story.run("F", "1")
+    story.tell(*(kinds.task_created(run.task("a", str(number)), (), (), None) for number in (10, 9, 2, 1)))
+    with pytest.raises(UsageError, match="1, 2, 9, 10"):
+        story.store().why("F/1/a")
