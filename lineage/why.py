@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from weft.lineage.dependence import EVERY_MODULE, Facts, read_facts
@@ -271,38 +271,37 @@ def _compared(
             state = "equal" if old == new else "changed"
         parts.append(KeyPart(kind, name, state, old, new))
     changed = {(p.kind, p.name) for p in parts if p.state != "equal"}
-    old_values = _values(store, {key: path for key, path in before.shown.items() if key in changed})
-    new_values = _values(store, {key: path for key, path in after.shown.items() if key in changed})
+    old_paths, new_paths = (
+        {key: path for key, path in side.shown.items() if key in changed} for side in (before, after)
+    )
+    values = _values(store, {*old_paths.values(), *new_paths.values()})
     has_code = any(kind == "code" for kind, _ in changed)
     texts = (_code_texts(store, task_before), _code_texts(store, task_after)) if has_code else ({}, {})
     found = []
     for part in parts:
         key = (part.kind, part.name)
         if part.state != "equal":
-            shown = (old_values.get(key, part.before), new_values.get(key, part.after))
+            shown = (
+                values.get(old_paths.get(key, ""), part.before),
+                values.get(new_paths.get(key, ""), part.after),
+            )
             diff = _code_diff(texts, part.name) if part.kind == "code" else None
             part = part._replace(before=shown[0], after=shown[1], diff=diff)
         found.append(part)
     return found
 
 
-def _values(store: Answers, paths: Mapping[tuple[str, str], str]) -> dict[tuple[str, str], str]:
-    """Short values of artifacts, where they are recorded."""
-    if not paths:
+def _values(store: Answers, pathspecs: Collection[str]) -> dict[str, str]:
+    """Short values of artifacts, where they are recorded, by pathspec."""
+    if not pathspecs:
         return {}
-    specs = [path.split("/") for path in paths.values()]
+    runs = {(flow, run_id) for flow, run_id, *_ in (path.split("/") for path in pathspecs)}
     rows = store.rows(
-        "select pathspec, value from artifacts where flow in (select unnest(?::VARCHAR[])) "
-        "and run_id in (select unnest(?::VARCHAR[])) and pathspec in (select unnest(?::VARCHAR[])) "
-        "and value is not null",
-        [
-            sorted({spec[0] for spec in specs}),
-            sorted({spec[1] for spec in specs}),
-            sorted(set(paths.values())),
-        ],
+        "select pathspec, value from artifacts where pathspec in (select unnest(?::VARCHAR[])) and value is not null",
+        [sorted(pathspecs)],
+        about=runs,
     )
-    known = {path: value for path, value in rows if len(value) <= _VALUE_SHOWN}
-    return {key: known[path] for key, path in paths.items() if path in known}
+    return {path: value for path, value in rows if len(value) <= _VALUE_SHOWN}
 
 
 def _code_texts(store: Answers, task: str) -> dict[tuple[str, str], str]:
