@@ -7,8 +7,10 @@ Bloom filters of the segments. It is DuckDB's own parser that says so; anything 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any
+
+from weft.lineage.parse_trees import demands, lower, text_of
 
 __all__ = ["digest_demanded"]
 
@@ -29,11 +31,11 @@ def digest_demanded(tree: str, params: Any = None) -> bytes | None:
     if len(statements) != 1 or node.get("type") != "SELECT_NODE" or tree.count('_NODE"') != 1:
         return None
     name = _name_of(node.get("from_table") or {})
-    if name is None or any(_lower(column.get("alias")) == "digest" for column in node.get("select_list", ())):
+    if name is None or any(lower(column.get("alias")) == "digest" for column in node.get("select_list", ())):
         return None
     found = {
         digest
-        for condition in _demands(node.get("where_clause"))
+        for condition in demands(node.get("where_clause"))
         if (digest := _digest_in(condition, name, params)) is not None
     }
     return found.pop() if len(found) == 1 else None
@@ -41,50 +43,21 @@ def digest_demanded(tree: str, params: Any = None) -> bytes | None:
 
 def _name_of(table: Mapping[str, Any]) -> str | None:
     """What the query calls the view; None when it reads anything but `artifacts`, or a sample of it."""
-    is_plain = table.get("type") == "BASE_TABLE" and _lower(table.get("table_name")) == "artifacts"
+    is_plain = table.get("type") == "BASE_TABLE" and lower(table.get("table_name")) == "artifacts"
     if not is_plain or any(
         table.get(more)
         for more in ("schema_name", "catalog_name", "sample", "column_name_alias", "at_clause")
     ):
         return None
-    return _lower(table.get("alias")) or "artifacts"
-
-
-def _demands(condition: Any) -> Iterator[Mapping[str, Any]]:
-    """The conditions that must all hold."""
-    if not isinstance(condition, Mapping):
-        return
-    if condition.get("type") == "CONJUNCTION_AND":
-        for child in condition.get("children", ()):
-            yield from _demands(child)
-    else:
-        yield condition
+    return lower(table.get("alias")) or "artifacts"
 
 
 def _digest_in(condition: Mapping[str, Any], name: str, params: Any) -> bytes | None:
     if condition.get("type") != "COMPARE_EQUAL":
         return None
-    column = [_lower(part) for part in condition["left"].get("column_names", ())]
+    column = [lower(part) for part in condition["left"].get("column_names", ())]
     if condition["left"].get("type") != "COLUMN_REF" or column not in (["digest"], [name, "digest"]):
         return None
-    value = _value_of(condition["right"], params)
+    value = text_of(condition["right"], params)
     digits = value.removeprefix(_PREFIX) if isinstance(value, str) and value.startswith(_PREFIX) else ""
     return bytes.fromhex(digits) if len(digits) == 64 and _HEX.issuperset(digits) else None
-
-
-def _value_of(expression: Mapping[str, Any], params: Any) -> Any:
-    if expression.get("type") == "VALUE_PARAMETER":
-        return params.get(expression.get("identifier")) if isinstance(params, Mapping) else None
-    if expression.get("type") != "VALUE_CONSTANT":
-        return None
-    literal = expression.get("literal") or {}
-    # Older versions of DuckDB write the value with its type.
-    return (
-        literal.get("text")
-        if literal.get("kind") == "STRING"
-        else (expression.get("value") or {}).get("value")
-    )
-
-
-def _lower(text: Any) -> str:
-    return str(text or "").lower()

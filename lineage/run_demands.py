@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
+from weft.lineage.parse_trees import demands, lower, text_of
 from weft.lineage.view_sql import VIEWS
 
 __all__ = ["RunKey", "runs_demanded"]
@@ -55,8 +56,8 @@ def runs_demanded(tree: Mapping[str, Any], params: Any = None) -> frozenset[RunK
     nodes = list(_all_of(statements[0]))
     if any(node.get("type") in ("PIVOT", "SHOW_REF") for node in nodes):
         return None
-    made = {_lower(node["key"]) for node in nodes if "key" in node and "value" in node}
-    made |= {_lower(node["cte_name"]) for node in nodes if "cte_name" in node}
+    made = {lower(node["key"]) for node in nodes if "key" in node and "value" in node}
+    made |= {lower(node["cte_name"]) for node in nodes if "cte_name" in node}
     if made & _SHOWN:
         return None
     found: set[RunKey] = set()
@@ -77,8 +78,8 @@ def _demanded_of(node: Mapping[str, Any], params: Any, made: set[str]) -> tuple[
     """How many tables one SELECT reads, and the runs that it demands of those of the record."""
     tables: dict[str, _Table] = {}
     count, items = _collect(node.get("from_table") or {}, tables, made)
-    aliases = {_lower(column.get("alias")) for column in node.get("select_list", ())}
-    for condition in _demands(node.get("where_clause")):
+    aliases = {lower(column.get("alias")) for column in node.get("select_list", ())}
+    for condition in demands(node.get("where_clause")):
         for column, values in _listed(condition, params):
             if len(column) == 2:
                 chosen = [tables[column[0]]] if column[0] in tables else []
@@ -127,8 +128,8 @@ def _collect(source: Mapping[str, Any], tables: dict[str, _Table], made: set[str
     if source.get("sample") or source.get("at_clause"):
         raise _Obscure
     if kind == "BASE_TABLE":
-        schema, name = _lower(source.get("schema_name")), _lower(source.get("table_name"))
-        alias = _lower(source.get("alias")) or name
+        schema, name = lower(source.get("schema_name")), lower(source.get("table_name"))
+        alias = lower(source.get("alias")) or name
         if not schema and name in made:
             return 1, 1
         is_of_record = schema in _SCHEMAS or (not schema and name in _SHOWN)
@@ -154,7 +155,7 @@ def _collect(source: Mapping[str, Any], tables: dict[str, _Table], made: set[str
         tables.update(left)
         tables.update(right)
         items = counts[0][1] + counts[1][1]
-        using = {_lower(name) for name in source.get("using_columns") or ()}
+        using = {lower(name) for name in source.get("using_columns") or ()}
         if items == 2 and len(left) == len(right) == 1 and _is_same_run(using):
             _join(tables, *left, *right)
         for pair, columns in _equated(source.get("condition")).items():
@@ -175,7 +176,7 @@ def _is_same_run(columns: set[str]) -> bool:
 def _equated(condition: Any) -> dict[tuple[str, str], set[str]]:
     """The columns in which a join demands rows of two tables to be equal."""
     found: dict[tuple[str, str], set[str]] = {}
-    for demand in _demands(condition):
+    for demand in demands(condition):
         if demand.get("type") != "COMPARE_EQUAL":
             continue
         a, b = _column(demand["left"]), _column(demand["right"])
@@ -194,17 +195,6 @@ def _join(tables: Mapping[str, _Table], a: str, b: str) -> None:
         tables[alias].group.update(group)
 
 
-def _demands(condition: Any) -> Iterator[Mapping[str, Any]]:
-    """The conditions that must all hold."""
-    if not isinstance(condition, Mapping):
-        return
-    if condition.get("type") == "CONJUNCTION_AND":
-        for child in condition.get("children", ()):
-            yield from _demands(child)
-    else:
-        yield condition
-
-
 def _listed(condition: Mapping[str, Any], params: Any) -> Iterator[tuple[list[str], list[str]]]:
     """A column, and the texts it has to be one of."""
     if condition.get("type") == "COMPARE_EQUAL":
@@ -217,7 +207,7 @@ def _listed(condition: Mapping[str, Any], params: Any) -> Iterator[tuple[list[st
         return
     for side, others in tried:
         column = _column(side)
-        values = [_text_of(other, params) for other in others]
+        values = [text_of(other, params) for other in others]
         texts = [value for value in values if value is not None]
         if len(column) in (1, 2) and texts and len(texts) == len(values):
             yield column, texts
@@ -227,25 +217,7 @@ def _column(expression: Mapping[str, Any]) -> list[str]:
     """The parts of a column's name, in small letters; none for what is no column."""
     if expression.get("type") != "COLUMN_REF":
         return []
-    return [_lower(part) for part in expression.get("column_names", ())]
-
-
-def _text_of(expression: Mapping[str, Any], params: Any) -> str | None:
-    value: Any = None
-    if expression.get("type") == "VALUE_PARAMETER":
-        name = str(expression.get("identifier"))
-        if isinstance(params, Mapping):
-            value = params.get(name)
-        elif isinstance(params, Sequence) and name.isdigit() and 0 < int(name) <= len(params):
-            value = params[int(name) - 1]
-    elif expression.get("type") == "VALUE_CONSTANT":
-        literal = expression.get("literal") or {}
-        # Older versions of DuckDB write the value with its type.
-        if literal.get("kind") == "STRING":
-            value = literal.get("text")
-        elif "value" in expression:
-            value = (expression["value"] or {}).get("value")
-    return value if isinstance(value, str) else None
+    return [lower(part) for part in expression.get("column_names", ())]
 
 
 def _all_of(tree: Any) -> Iterator[Mapping[str, Any]]:
@@ -257,7 +229,3 @@ def _all_of(tree: Any) -> Iterator[Mapping[str, Any]]:
     elif isinstance(tree, list):
         for child in tree:
             yield from _all_of(child)
-
-
-def _lower(text: Any) -> str:
-    return str(text or "").lower()

@@ -11,7 +11,7 @@ HEX = "ab" * 32
 TEXT = f"sha256:{HEX}"
 
 
-def demanded(query: str, params: dict[str, Any] | None = None) -> bytes | None:
+def demanded(query: str, params: dict[str, Any] | list[Any] | None = None) -> bytes | None:
     row = duckdb.execute("select json_serialize_sql(?)", [query]).fetchone()
     assert row is not None
     return digest_demanded(row[0], params)
@@ -62,6 +62,13 @@ def test_a_digest_that_is_plainly_demanded_is_found(query: str) -> None:
 def test_anything_less_plain_is_left_alone(condition: str) -> None:
     params: dict[str, Any] = {"d": TEXT, "number": 5}
     assert demanded(f"select * from artifacts where {condition}", params) is None
+
+
+def test_digest_may_be_a_parameter_by_position() -> None:
+    query = "select * from artifacts where name = ? and digest = ?"
+    assert demanded(query, ["x", TEXT]) == bytes.fromhex(HEX)
+    assert demanded(query, [TEXT, "x"]) is None
+    assert demanded(query, ["x"]) is None
 
 
 @pytest.mark.parametrize(
