@@ -1,12 +1,12 @@
-"""Of the segment files of a family those that may hold what is looked for, by the statistics in their footers.
+"""Of the segment files of a family those that may hold what is looked for, by statistics and Bloom filters.
 
-DuckDB finds the same out, but opens every file for it: in its memory a footer takes a megabyte or two, as that of the
-first family holds the ranges of the segment.
+DuckDB finds the same out, but opens every file for it. In its memory a footer takes a megabyte or two, as that of the
+first family holds the ranges of the segment; and to plan and run a scan takes a fifth of a millisecond for each file.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from weft.lineage.footers import column_bounds
@@ -58,6 +58,31 @@ class NarrowedFiles:
         wanted = sorted(run_id.encode() for run_id in run_ids)
         kept = [file for file in files if _may_hold(file, wanted)]
         return self._relation(family, kept) if len(kept) < len(files) else f"raw.{family}_events"
+
+    def with_digest(self, families: Sequence[str], digest: bytes) -> dict[str, str]:
+        """Relations over at least those events of each family that have a digest."""
+        self.views.need_events(families)
+        files = {family: self.views.plain_files(family) for family in families}
+        passed_over = self._without(digest, [file.path for family in families for file in files[family]])
+        kept = {
+            family: [file for file in files[family] if file.path not in passed_over] for family in families
+        }
+        return {
+            family: self._relation(family, kept[family])
+            if len(kept[family]) < len(files[family])
+            else f"raw.{family}_events"
+            for family in families
+        }
+
+    def _without(self, digest: bytes, paths: list[str]) -> set[str]:
+        """Those of some files whose Bloom filters rule a digest out."""
+        if not paths:
+            return set()
+        query = (
+            "select file_name from parquet_bloom_probe(?, 'digest', ?::BLOB) "
+            "group by file_name having bool_and(bloom_filter_excludes)"
+        )
+        return {path for (path,) in self.views.connection.execute(query, [paths, digest]).fetchall()}
 
     def _relation(self, family: str, files: list[SealedFile]) -> str:
         return self.views.events_of(family, Sealed(tuple(files)))

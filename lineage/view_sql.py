@@ -8,7 +8,8 @@ statistics of the segments.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
+from typing import NamedTuple
 
 from weft.lineage.events import COLUMNS, FAMILIES
 from weft.lineage.fold_sql import ATTEMPT_ENDS, FOLDS, PACKED, STATES, Moment, fold_sql, state_sql, told_sql
@@ -20,12 +21,21 @@ __all__ = [
     "STATES_OF",
     "VIEWS",
     "VIEW_NAMES",
+    "Sought",
     "ddl",
     "read_events",
     "runs_sql",
     "view_sql",
     "within",
 ]
+
+
+class Sought(NamedTuple):
+    """A digest, and by family the relations that have at least those believed events that are of it."""
+
+    digest: bytes
+    told: Mapping[str, str]
+
 
 #: The folds, and the states beside those, that each view is made from.
 FOLDS_OF: dict[str, tuple[str, ...]] = {
@@ -206,10 +216,8 @@ _SAVED = """
     from ({events}) e anti join state.retried x on x.run_uid = e.run_uid and x.flow = e.flow
         and x.raw_run_id = e.run_id and x.step = e.step and x.task_id = e.task_id and e.attempt < x.final_attempt"""
 
-_SAVED_EVENTS = (
-    "select * from told.artifact_events where kind = 'artifact_saved'{only}",
-    "select * from told.run_events where kind = 'parameter_set'{only}",
-)
+_SAVED_KINDS = {"artifact": "artifact_saved", "run": "parameter_set"}
+_TOLD = {family: f"told.{family}_events" for family in _SAVED_KINDS}
 
 _SAVED_COLUMNS = """e.run_uid, e.flow, e.run_id as raw_run_id, e.step, e.task_id, e.attempt, e.name, {number} as value_number,
         e.value, e.digest, e.size_bytes, e.type, e.serializer, e.time_us"""
@@ -301,28 +309,28 @@ def view_sql(
     has_twins: bool,
     has_numbers: bool = False,
     has_reuses: bool = True,
-    digest: bytes | None = None,
+    sought: Sought | None = None,
 ) -> str:
     """The SELECT of one view; runs that share a pathspec are told apart, and reused tasks shown as what they
     stand for, where there are any.
 
     With `has_numbers` the numbers of `artifacts` come from `state.numbers` (those reused tasks show from `fold.lent`),
-    and from the events only the rest. With
-    `digest` it has the artifacts of that digest alone.
+    and from the events only the rest. Of a `sought` digest it has the artifacts of that digest alone.
     """
     recorded = "e.raw_run_id" if name in ("artifacts", "parameters", "tags") else "e.run_id"
     twin = f"coalesce(n.run_id, {recorded})"
     source = ("told.task_events", "run_id") if name == "attempts" else ("own", "raw_run_id")
-    saved = _saved(has_numbers, _SAVED_EVENTS) if name == "artifacts" else ""
+    saved = _saved(has_numbers, _TOLD) if name == "artifacts" else ""
     few = ""
-    if digest is not None:
+    if sought is not None:
         # Few rows, that are looked for once.
-        only = f" and digest = unhex('{digest.hex()}')"
-        few = f"saved as materialized ({_saved(False, _SAVED_EVENTS, only)}), "
+        only = f" and digest = unhex('{sought.digest.hex()}')"
+        few = f"saved as materialized ({_saved(False, sought.told, only)}), "
         saved, source = "select * from saved", ("saved", "raw_run_id")
     elif name == "artifacts":
         # No task that is reused is the one of the parameters.
-        source = (f"({_saved(has_numbers, _SAVED_EVENTS[:1], has_kept=False)})", "raw_run_id")
+        told = {"artifact": _TOLD["artifact"]}
+        source = (f"({_saved(has_numbers, told, has_kept=False)})", "raw_run_id")
     names = " left join fold.runs n on n.run_uid = {}.run_uid".format("t" if name == "attempts" else "e")
     # Without twins what a run is called does not depend on a join, so that a condition on it goes through.
     if name == "attempts":
@@ -330,7 +338,7 @@ def view_sql(
     elif name == "steps":
         recorded, twin = "b.raw_run_id", "r.run_id"
     reused = _REUSED.format(columns=_REUSED_COLUMNS.get(name), own=source[0], run_id=source[1])
-    if has_numbers and digest is None and name == "artifacts":
+    if has_numbers and sought is None and name == "artifacts":
         reused = f"union all select * from fold.lent {reused}"
     return VIEWS[name] % {
         **(_STANDING if has_reuses else _ALONE),
@@ -348,15 +356,19 @@ def runs_sql(counted: str) -> str:
     return _V_RUNS % {"counted": counted}
 
 
-def _saved(has_numbers: bool, events: Sequence[str], only: str = "", has_kept: bool = True) -> str:
-    """Artifacts as they were saved; `has_kept`: the numbers too, where these are not read from the events."""
-    union = " union all ".join(events)
-    if not has_numbers:
-        columns = _SAVED_COLUMNS.format(number="e.value_number")
-        return _SAVED.format(columns=columns, events=union.format(only=only))
+def _saved(has_numbers: bool, told: Mapping[str, str], only: str = "", has_kept: bool = True) -> str:
+    """Artifacts as they were saved, by what `told` reads each family from; `has_kept`: the numbers too, where these
+    are not read from the events."""
+    only = f"{only} and value_number is null" if has_numbers else only
+    union = " union all ".join(
+        f"select * from {source} where kind = '{_SAVED_KINDS[family]}'{only}"
+        for family, source in told.items()
+    )
     # A constant NULL: a condition on the number then rules out the scan of the events as a whole.
-    columns = _SAVED_COLUMNS.format(number="null::double")
-    rest = _SAVED.format(columns=columns, events=union.format(only=f"{only} and value_number is null"))
+    columns = _SAVED_COLUMNS.format(number="null::double" if has_numbers else "e.value_number")
+    rest = _SAVED.format(columns=columns, events=union)
+    if not has_numbers:
+        return rest
     return f"\n    select * from state.numbers union all{rest}" if has_kept else rest
 
 

@@ -12,9 +12,10 @@ from weft.lineage import fence, view_sql
 from weft.lineage.engine import load_engine
 from weft.lineage.errors import QueryError
 from weft.lineage.events import FAMILIES, Event
-from weft.lineage.fold_sql import FOLDS, STATES
+from weft.lineage.fold_sql import FOLDS, STATES, told_sql
 from weft.lineage.folds import Folds
 from weft.lineage.limits import Limits, TimeIsUp, run_interruptible
+from weft.lineage.narrowed_files import NarrowedFiles
 from weft.lineage.narrowing import digest_demanded
 from weft.lineage.sight import FileGone
 from weft.lineage.sources import Sealed
@@ -248,18 +249,18 @@ class Views(Folds):
         # States are of the events alone.
         if self._watch is not None and (views or folds):
             self._watch(self)
-        digest = None
-        if views == ["artifacts"] and "digest" in words and not self._is_small:
-            digest = self._digest_demanded(query, params)
         self.need_events(recorded | set(FAMILIES if "events" in views else ()))
         if families:
             self.need_told(families)
         self.need_states(states | ({"numbers"} if has_numbers else set()))
+        sought = None
+        if views == ["artifacts"] and "digest" in words and not self._is_small:
+            sought = self._sought(query, params)
         if views or folds:
             moment = self.need_folds(folds | ({"lent"} if has_numbers else set()))
             has_reuses = bool(_REUSING & set(views)) and self._has_reuses()
             for view in views:
-                sql = view_sql.view_sql(view, moment.has_twins, has_numbers, has_reuses, digest)
+                sql = view_sql.view_sql(view, moment.has_twins, has_numbers, has_reuses, sought)
                 self._show(view, sql)
             for name in summaries:
                 self._show(name, SUMMARIES[name].sql)
@@ -271,9 +272,15 @@ class Views(Folds):
             self._reuses = self.rows_in("fold.reuses")
         return self._reuses > 0
 
-    def _digest_demanded(self, query: str, params: Any) -> bytes | None:
+    def _sought(self, query: str, params: Any) -> view_sql.Sought | None:
+        """The digest that a query of artifacts demands, if it plainly does, and where its events are."""
         (row,) = self.connection.execute("select json_serialize_sql(?)", [query]).fetchall()
-        return digest_demanded(row[0], params)
+        digest = digest_demanded(row[0], params)
+        if digest is None:
+            return None
+        fences = "state.fences" if self.rows_in("state.fences") else None
+        events = NarrowedFiles(self).with_digest(_FAMILIES["artifacts"], digest)
+        return view_sql.Sought(digest, {family: f"({told_sql(events[family], fences)})" for family in events})
 
     def _show(self, view: str, sql: str) -> None:
         """Make a view, or make it anew where the last query needed another form of it."""

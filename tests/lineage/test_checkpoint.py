@@ -207,6 +207,11 @@ def answers(rows: Any, views: Iterable[str] = VIEWS) -> dict[str, list[str]]:
             about = f"{view} where flow = '{flow}' and run_id = '{run_id}'"
             found[about] = sorted(map(repr, rows(f"from {about}")))
             assert set(found[about]) <= set(found[view])
+    digests = "select distinct digest from artifacts order by digest limit 3" if "artifacts" in found else ""
+    for (digest,) in rows(digests) if digests else ():
+        # Only the files that may hold it are read.
+        held = rows(f"from artifacts where digest = '{digest}'")
+        assert sorted(map(repr, held)) == [row for row in found["artifacts"] if digest in row]
     return found | {"numbers": sorted(map(repr, rows(NUMBERS)))}
 
 

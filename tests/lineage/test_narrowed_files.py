@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 from pathlib import Path
 
+import duckdb
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -12,6 +13,7 @@ import pytest
 from tests.faults import seeds
 from tests.lineage.test_checkpoint import History
 from tests.lineage.test_newest import compare
+from weft.lineage import segments
 from weft.lineage.footers import column_bounds
 from weft.lineage.log import EventLog
 from weft.lineage.narrowed_files import NarrowedFiles
@@ -61,6 +63,58 @@ def test_bounds_that_are_not_told_plainly_are_none(what: str, tmp_path: Path) ->
     if what == "cut off":
         footer = footer[: footer.rindex(b"\x19\x18\x07time_us") + 12]
     assert column_bounds(footer, "absent" if what == "no column" else "time_us") is None
+
+
+def test_a_digest_is_looked_for_in_the_files_that_may_hold_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("weft.lineage.folds.COPIED_BYTES_MAX", 0)
+    options_of = segments._writer_options
+    history = History(tmp_path / "store", random.Random(3))
+    for number in range(6):
+        if number == 4:
+            # As an older pyarrow writes them.
+            monkeypatch.setattr(
+                "weft.lineage.segments._writer_options",
+                lambda *given: options_of(*given) | {"bloom_filter_options": None},
+            )
+        for _ in range(30):
+            history.tell()
+        history.turn()
+        history.turn()
+        history.seal()
+    sight = look(history.storage, EventLog(history.storage))
+    paths = {
+        family: {file.path for file in sight.sealed.files if file.family == family}
+        for family in ("artifact", "run")
+    }
+    mute = {path for path in paths["artifact"] if not _has_bloom_filters(path)}
+    assert 0 < len(mute) < len(paths["artifact"])
+    views = Views(sight.sealed)
+    views.add(sight.tail)
+    files = NarrowedFiles(views)
+    rows = views.rows("select digest from raw.artifact_events where kind = 'artifact_saved' order by digest")
+    assert len(rows) > 50
+    for (digest,) in [*rows, (bytes(32),)]:
+        found = files.with_digest(("artifact", "run"), digest)
+        for family, relation in found.items():
+            counted = [
+                views.connection.execute(
+                    f"select count(*) from {source} where digest = ?", [digest]
+                ).fetchall()
+                for source in (relation, f"raw.{family}_events")
+            ]
+            assert counted[0] == counted[1]
+        read = {path for path in paths["artifact"] if path in found["artifact"]}
+        # A filter may be wrong once in a hundred times, but not for all files.
+        assert mute <= read
+        assert read < paths["artifact"]
+    history.close()
+
+
+def _has_bloom_filters(path: str) -> bool:
+    query = "select bool_and(bloom_filter_offset is not null) from parquet_metadata(?) where path_in_schema = 'digest'"
+    return bool(duckdb.execute(query, [path]).fetchall()[0][0])
 
 
 @pytest.mark.parametrize("seed", seeds(range(2)))
