@@ -13,7 +13,7 @@ import msgpack
 from benchmarks.measure import bare_syncs_s, load_arrow_s
 from benchmarks.report import Figure, answer_of
 from benchmarks.workloads import Size, history
-from weft.lineage.codec import HEADER_BYTES, event_of, read_rows
+from weft.lineage.codec import HEADER_BYTES, decode, read_payloads
 from weft.lineage.collector import CollectorPause
 from weft.lineage.events import Event
 from weft.lineage.journal import Journal
@@ -79,9 +79,9 @@ def measure_read(size: Size, seed: int, folder: str) -> tuple[list[Figure], str]
     start = time.perf_counter()
     with CollectorPause():
         found = [
-            event_of(_WRITER, row)
+            decode(_WRITER, seq, payload)
             for buffer, first in zip(buffers, firsts, strict=True)
-            for row in read_rows(buffer, first).rows
+            for seq, payload in enumerate(read_payloads(buffer, first).payloads, first)
         ]
     read_s = time.perf_counter() - start
     payloads = []

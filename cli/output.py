@@ -164,22 +164,25 @@ def fit_widths(widths: list[int], total_width: int | None) -> list[int]:
 
 def json_value(value: Any) -> Any:
     """The value in what JSON has: times as ISO 8601 in UTC, bytes as hex, NaN and infinities as text."""
-    if value is None or isinstance(value, bool | int | str):
+    if value is None or isinstance(value, (str, int)):
         return value
     if isinstance(value, float):
         return value if value - value == 0 else _NOT_FINITE.get(value, "NaN")
     if isinstance(value, Mapping):
-        return {str(key): json_value(item) for key, item in value.items()}
+        return {str(key): item if type(item) in _PLAIN else json_value(item) for key, item in value.items()}
     if hasattr(value, "_asdict"):
         return json_value(value._asdict())
     if isinstance(value, list | tuple | set | frozenset):
-        return [json_value(item) for item in value]
+        return [item if type(item) in _PLAIN else json_value(item) for item in value]
     if isinstance(value, bytes | bytearray | memoryview):
         return bytes(value).hex()
     if hasattr(value, "isoformat"):
         return _iso(value)
     return str(value)
 
+
+#: What is the same in JSON, looked up before anything is called for it.
+_PLAIN = frozenset((str, int, bool, type(None)))
 
 _NOT_FINITE = {float("inf"): "Infinity", float("-inf"): "-Infinity"}
 

@@ -28,12 +28,14 @@ __all__ = [
     "HEADER_BYTES",
     "Flaw",
     "Frame",
+    "Payloads",
     "Rows",
     "decode",
     "decode_frame",
     "encode",
-    "event_of",
     "json_text",
+    "kind_of",
+    "read_payloads",
     "read_rows",
     "row_of",
     "scan",
@@ -52,6 +54,14 @@ _DEFAULTS = tuple(Event())
 _STORED_COLUMNS = len(_DEFAULTS) - _KIND
 
 _CLOSING = "journal_closed"
+
+#: The payload of a frame that closes a journal is no longer than this: only such ones are looked at.
+_CLOSING_MAX_BYTES = 68
+
+#: How msgpack begins a list of up to 15 values, and one of more; and, in its three low bits, a text of up to 31 bytes.
+_SHORT_LISTS = range(0x91, 0xA0)
+_LONG_LIST, _LONG_LIST_BYTES = 0xDC, 3
+_SHORT_TEXTS = range(0xA0, 0xC0)
 
 #: A crash may leave a file that is longer than what was written; the part that was not is zeros from a
 #: sector boundary on.
@@ -88,6 +98,16 @@ class Rows(NamedTuple):
 
     def is_closed(self) -> bool:
         return bool(self.rows) and self.rows[-1][1] == _CLOSING
+
+
+class Payloads(NamedTuple):
+    """The payloads of the whole frames at the beginning of a journal's bytes, by seq, and where the last one ends.
+
+    Their checksums were found right; whether they are lists of columns, `decode` says.
+    """
+
+    payloads: list[bytes]
+    end: int
 
 
 def encode(event: Event, seq: int, time_us: int) -> bytes:
@@ -161,17 +181,17 @@ def scan(writer: bytes, buffer: bytes) -> Iterator[Frame | Flaw]:
         offset = resumed
 
 
-def read_rows(buffer: bytes, first_seq: int) -> Rows:
-    """The frames that follow each other from the first byte on, up to the closing one or the first flaw.
+def read_payloads(buffer: bytes, first_seq: int) -> Payloads:
+    """The frames that follow each other from the first byte on, up to the closing one or the first that fails a check.
 
     This is `scan` without its patience, several times as fast: where it stops early, `scan` tells why.
     """
-    unpack, unpackb, check = _HEADER.unpack_from, msgpack.unpackb, crc32
+    unpack, check = _HEADER.unpack_from, crc32
     checked = _CHECKED.size
-    rows: list[list[Any]] = []
-    add = rows.append
+    payloads: list[bytes] = []
+    add = payloads.append
     seq = first_seq
-    last_offset = end = 0
+    end = 0
     size = len(buffer) - HEADER_BYTES
     while end <= size:
         length, found_seq, header_crc, payload_crc = unpack(buffer, end)
@@ -184,6 +204,20 @@ def read_rows(buffer: bytes, first_seq: int) -> Rows:
             or len(payload) != length
         ):
             break
+        add(payload)
+        seq += 1
+        end = start + length
+        if length <= _CLOSING_MAX_BYTES and kind_of(payload) == _CLOSING:
+            break
+    return Payloads(payloads, end)
+
+
+def read_rows(buffer: bytes, first_seq: int) -> Rows:
+    """As `read_payloads`, unpacked."""
+    unpackb = msgpack.unpackb
+    rows: list[list[Any]] = []
+    last_offset = end = 0
+    for seq, payload in enumerate(read_payloads(buffer, first_seq).payloads, first_seq):
         try:
             columns = unpackb(payload, strict_map_key=False)
         except (ValueError, TypeError):
@@ -194,17 +228,28 @@ def read_rows(buffer: bytes, first_seq: int) -> Rows:
         columns.insert(0, seq)
         if len(columns) > _STORED_COLUMNS + 1:
             del columns[_STORED_COLUMNS + 1 :]
-        add(columns)
-        seq += 1
-        last_offset, end = end, start + length
+        rows.append(columns)
+        last_offset, end = end, end + HEADER_BYTES + len(payload)
         if kind == _CLOSING:
             break
     return Rows(rows, last_offset, end)
 
 
-def event_of(writer: bytes, row: list[Any]) -> Event:
-    """The event of a row of `read_rows`."""
-    return Event._make((writer, *row, *_DEFAULTS[len(row) + 1 :]))
+def kind_of(payload: bytes) -> str | None:
+    """The kind of a payload's event, or of its first bytes, without unpacking it; None where that does not tell it."""
+    if len(payload) < _LONG_LIST_BYTES + 1:
+        return None
+    if payload[0] == _LONG_LIST:
+        start = _LONG_LIST_BYTES
+    elif payload[0] in _SHORT_LISTS:
+        start = 1
+    else:
+        return None
+    mark = payload[start]
+    kind = payload[start + 1 : start + 1 + mark - _SHORT_TEXTS.start]
+    if mark not in _SHORT_TEXTS or len(kind) < mark - _SHORT_TEXTS.start:
+        return None
+    return kind.decode("utf-8", "replace")
 
 
 def row_of(event: Event) -> tuple[Any, ...]:

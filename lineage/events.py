@@ -49,7 +49,6 @@ __all__ = [
     "lease_renewed",
     "parameter_set",
     "retry_scheduled",
-    "reused_in_place_of",
     "run_ended",
     "run_lost",
     "run_started",
@@ -225,7 +224,7 @@ def format_foreach_path(levels: tuple[Level, ...]) -> str | None:
     >>> format_foreach_path((Level("fit", "carriers", 3, 16, "AA"), Level("tune", "lrs", 0, 2, "0.1")))
     'fit:3,tune:0'
     """
-    return ",".join(f"{level.step}:{level.position}" for level in levels) or None
+    return ",".join([f"{level.step}:{level.position}" for level in levels]) or None
 
 
 # Runs
@@ -373,16 +372,8 @@ def task_created(
     `Level`), and `pack`, `pack_offset` where the item lies in a pack; in a resume `why` it was not reused:
     `reason` (text), `earlier` (the task it was compared with), `changes` ([kind, name, before, after] …).
     """
-    columns = {} if item is None else _content_columns(item)
-    placement = columns.pop("payload", {})
-    payload = {
-        "parents": [list(p) for p in parents],
-        "levels": [list(level) for level in levels],
-        **placement,
-    }
-    return _of_task(
-        "task_created", task, foreach_path=format_foreach_path(levels), payload=payload, **columns
-    )
+    columns = _placed(parents, levels, item)
+    return _of_task("task_created", task, **columns)
 
 
 def task_reused(
@@ -399,20 +390,30 @@ def task_reused(
     `task_created`. Payload: `parents` (ids of this run), `levels`, the transition as in
     `attempt_succeeded`, `reason` (text) and `status` ("succeeded" or "caught").
     """
-    return reused_in_place_of(task_created(task, parents, levels, item), origin, payload)
-
-
-def reused_in_place_of(created: Event, origin: Pathspec, payload: Payload) -> Event:
-    """The `task_reused` event that takes the place of a `task_created` one."""
-    return created._replace(
-        kind="task_reused",
-        version=KINDS["task_reused"].version,
+    columns = _placed(parents, levels, item)
+    columns["payload"] |= payload
+    return _of_task(
+        "task_reused",
+        task,
         producer_flow=origin.flow,
         producer_run_id=origin.run_id,
         producer_step=origin.step,
         producer_task_id=origin.task_id,
-        payload={**(created.payload or {}), **payload},
+        **columns,
     )
+
+
+def _placed(
+    parents: tuple[tuple[str, str], ...], levels: tuple[Level, ...], item: Content | None
+) -> dict[str, Any]:
+    """The columns that say where a task stands in its run."""
+    columns = {} if item is None else _content_columns(item)
+    payload: Payload = {"parents": [list(p) for p in parents], "levels": [list(level) for level in levels]}
+    if "payload" in columns:
+        payload |= columns["payload"]
+    columns["payload"] = payload
+    columns["foreach_path"] = format_foreach_path(levels)
+    return columns
 
 
 def attempt_started(task: TaskRef, attempt: int, pid: int, host: str) -> Event:

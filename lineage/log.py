@@ -6,14 +6,15 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from typing import NamedTuple, TypeVar
 
 from weft.lineage import clock
-from weft.lineage.codec import event_of, read_rows
+from weft.lineage.codec import read_payloads
 from weft.lineage.collector import CollectorPause
 from weft.lineage.compaction import CompactReport, compact_segments
 from weft.lineage.coverage import Coverage, Overlaps, uncovered_journals
 from weft.lineage.description import read_description
 from weft.lineage.errors import NotFound, StoreUnavailable
-from weft.lineage.events import FAMILIES, Event, family_of
+from weft.lineage.events import FAMILIES, Event
 from weft.lineage.journal import is_closed, is_writer_dead, parse_journal, read_journal
+from weft.lineage.journal_events import JournalEvents, Narrowed, Wanted
 from weft.lineage.leftovers import LEFTOVER_S, remove_leftovers
 from weft.lineage.manifest import (
     Piece,
@@ -51,6 +52,15 @@ class Snapshot(NamedTuple):
     tail: list[Event]
 
 
+class _Open(NamedTuple):
+    """A journal of the tail, and which of its writer's events segments hold."""
+
+    path: str
+    name: JournalName
+    sealed: Spans
+    events: JournalEvents
+
+
 class TidyReport(NamedTuple):
     """What was sealed, what was compacted, and the temporary files that were removed."""
 
@@ -62,14 +72,14 @@ class TidyReport(NamedTuple):
 class EventLog:
     """The events of one store. Reading never blocks a writer and never writes.
 
-    With `keeps_tail` journals are decoded once, for whoever asks several questions in a row.
+    With `keeps_tail` journals are read once, for whoever asks several questions in a row.
     """
 
     def __init__(self, storage: Storage, keeps_tail: bool = False) -> None:
         self.storage = storage
         #: Journals that were found damaged, and where: their events that fail a check are in no answer.
         self.damaged: dict[str, str] = {}
-        self._decoded: dict[tuple[str, int], list[Event]] | None = {} if keeps_tail else None
+        self._kept: dict[tuple[str, int], JournalEvents] | None = {} if keeps_tail else None
         self._known: dict[str, SegmentFile] = {}
         self._proofs = Proofs(storage)
         self._chunks: dict[str, bytes] = {}
@@ -89,16 +99,50 @@ class EventLog:
         Raises: StoreDamaged when a segment fails its check. Damage in a journal hides only the frames it hit.
         """
 
+        narrowed = Narrowed(flow, run_id, run_uid)
+
         def read() -> list[Event]:
-            snapshot = self._snapshot(flow, run_id, run_uid, families)
-            found = snapshot.tail
-            if kinds is not None:
-                found = [event for event in found if event.kind in kinds]
-            for piece in snapshot.pieces:
-                found.extend(read_piece(self._proofs, piece, flow, run_id, run_uid, families, kinds))
-            if snapshot.pieces:  # The tail is in order.
+            pieces, opened = self._at_hand(narrowed)
+            found = self._told(opened, narrowed, Wanted(families, kinds))
+            for piece in pieces:
+                found.extend(read_piece(self._proofs, piece, *narrowed, families, kinds))
+            if pieces:  # The tail is in order.
                 found.sort(key=_log_order)
             return found
+
+        return self.at_rest(read)
+
+    def events_and_later(
+        self,
+        families: Sequence[str],
+        later: Sequence[str],
+        flow: str | None = None,
+        run_id: str | None = None,
+        run_uid: bytes | None = None,
+    ) -> tuple[list[Event], Callable[[], list[Event]]]:
+        """As `events`, and a call that gives those of the families `later`, for whom they may turn out not to matter.
+
+        All of them are read and proven now; what lies in journals is made into events by the call, most of the work.
+        """
+        narrowed = Narrowed(flow, run_id, run_uid)
+        are_later = Wanted(later)
+
+        def read() -> tuple[list[Event], Callable[[], list[Event]]]:
+            pieces, told = self._at_hand(narrowed)
+            opened = list(told)
+            found = self._told(opened, narrowed, Wanted(families))
+            sealed: list[Event] = []
+            for piece in pieces:
+                for event in read_piece(self._proofs, piece, *narrowed, (*families, *later)):
+                    (sealed if are_later.has(event.kind) else found).append(event)
+            if pieces:
+                found.sort(key=_log_order)
+
+            def rest() -> list[Event]:
+                with CollectorPause():
+                    return sorted(sealed + self._told(opened, narrowed, are_later), key=_log_order)
+
+            return found, rest
 
         return self.at_rest(read)
 
@@ -109,14 +153,20 @@ class EventLog:
 
         Raises: StoreDamaged.
         """
-        return self.at_rest(lambda: self._snapshot(flow, run_id, run_uid))
+
+        def read() -> Snapshot:
+            narrowed = Narrowed(flow, run_id, run_uid)
+            pieces, opened = self._at_hand(narrowed)
+            return Snapshot(pieces, self._told(opened, narrowed, Wanted(FAMILIES)))
+
+        return self.at_rest(read)
 
     def unsealed(self, journals: list[tuple[StoredFile, JournalName]]) -> list[Event]:
         """The events of journals whose writers no segment knows, by log time. Raises: NotFound."""
         with CollectorPause():
-            tail = list(self._tail(journals, Coverage((), ()), None, None, None))
-            tail.sort(key=_log_order)
-            return tail
+            return self._told(
+                self._opened(journals, Coverage((), ()), Narrowed()), Narrowed(), Wanted(FAMILIES)
+            )
 
     def prove(self, files: Iterable[SegmentFile]) -> list[str]:
         """Check segment files before their rows are believed, each once in a process; gives their local paths.
@@ -276,13 +326,8 @@ class EventLog:
         swept = remove_leftovers(self.storage, clock.now_us() - int(LEFTOVER_S * 1_000_000))
         return TidyReport(sealed, compacted, swept)
 
-    def _snapshot(
-        self,
-        flow: str | None,
-        run_id: str | None,
-        run_uid: bytes | None,
-        families: Sequence[str] = FAMILIES,
-    ) -> Snapshot:
+    def _at_hand(self, narrowed: Narrowed) -> tuple[list[Piece], Iterator[_Open]]:
+        """Pieces of segments, and the journals of the tail that may hold what is asked for, read one by one."""
         # Journals are listed first: one that is sealed and removed after that is found to be gone, and one
         # that was removed before is in the segments listed after.
         journals = [(file, name) for file in self.storage.scan(JOURNALS) if (name := journal_name(file.path))]
@@ -301,39 +346,38 @@ class EventLog:
             # Nothing is looked up in them before there are others: at 100,000 journals that were sealed they take 9 MB.
             for segment in segments:
                 segment.ranges.let_go()
-        told = self._tail(journals, coverage, flow, run_id, run_uid)
-        wanted = frozenset(families)
-        tail = [event for event in told if family_of(event.kind) in wanted]
-        tail.sort(key=_log_order)
-        return Snapshot(pieces, tail)
+        return pieces, self._opened(journals, coverage, narrowed)
 
-    def _tail(
-        self,
-        journals: list[tuple[StoredFile, JournalName]],
-        coverage: Coverage,
-        flow: str | None,
-        run_id: str | None,
-        run_uid: bytes | None,
-    ) -> Iterator[Event]:
-        # A value is stored in a frame as its plain bytes: a file without them is of no interest.
-        needles = [text.encode("utf-8", "backslashreplace") for text in (flow, run_id) if text is not None]
-        needles += [] if run_uid is None else [run_uid]
-        overlaps = Overlaps()
+    def _opened(
+        self, journals: list[tuple[StoredFile, JournalName]], coverage: Coverage, narrowed: Narrowed
+    ) -> Iterator[_Open]:
         uncovered = list(uncovered_journals(self.storage, journals, coverage))
         self._fetch_chunks([path for path, _ in uncovered])
         for path, name in uncovered:
             data = self._chunks[path] if path in self._chunks else self.storage.get(path)
-            if not all(needle in data for needle in needles):
-                continue
-            sealed = coverage.spans(name.writer)
-            for event in upcast_all(overlaps.events_once(name, self._decode(path, name, data))):
-                if (
-                    (run_uid is None or event.run_uid == run_uid)
-                    and (run_id is None or event.run_id == run_id)
-                    and (flow is None or event.flow == flow)
-                    and not (sealed and _holds(sealed, event))
-                ):
-                    yield event
+            if narrowed.may_be_in(data):
+                yield _Open(path, name, coverage.spans(name.writer), self._journal(path, name, data))
+
+    def _told(self, opened: Iterable[_Open], narrowed: Narrowed, wanted: Wanted) -> list[Event]:
+        """The wanted events of journals, by log time."""
+        overlaps = Overlaps()
+        found: list[Event] = []
+        for journal in opened:
+            told = narrowed.of(overlaps.events_once(journal.name, self._wanted_of(journal, wanted)))
+            if journal.sealed:
+                told = [event for event in told if not _holds(journal.sealed, event)]
+            found += upcast_all(told)
+        found.sort(key=_log_order)
+        return found
+
+    def _wanted_of(self, journal: _Open, wanted: Wanted) -> list[Event]:
+        try:
+            return journal.events.of(wanted)
+        except (ValueError, TypeError):
+            # A checksum that is right over what is no event: `scan` says what there is besides.
+            path = journal.path
+            data = self._chunks[path] if path in self._chunks else self.storage.get(path)
+            return JournalEvents(journal.name, self._searched(path, data)).of(wanted)
 
     def _fetch_chunks(self, paths: Sequence[str]) -> None:
         """Where files cannot grow they never change: keep those of the tail, and fetch the new ones at once."""
@@ -342,24 +386,24 @@ class EventLog:
             fetched = dict(zip(fresh, self.storage.at_once(self.storage.get, fresh), strict=True))
             self._chunks = {p: fetched[p] if p in fetched else self._chunks[p] for p in paths}
 
-    def _events_in(self, path: str, name: JournalName, data: bytes) -> Iterable[Event]:
-        """The events in a journal's bytes that check; where others do not, that is kept in `damaged`."""
-        found = read_rows(data, name.first_seq)
-        if found.end == len(data):
-            return (event_of(name.writer, row) for row in found.rows)
+    def _journal(self, path: str, name: JournalName, data: bytes) -> JournalEvents:
+        """What a journal's bytes hold that check; where others do not, that is kept in `damaged`."""
+        key = (path, len(data))
+        if self._kept is not None and key in self._kept:
+            return self._kept[key]
+        payloads, end = read_payloads(data, name.first_seq)
+        found = JournalEvents(name, payloads if end == len(data) else self._searched(path, data))
+        if self._kept is not None:
+            self._kept[key] = found
+        return found
+
+    def _searched(self, path: str, data: bytes) -> list[Event]:
+        """The events of a journal that is not whole."""
         content = parse_journal(path, data)
         if content.state == "damaged":
             first = next(problem for problem in content.problems if not problem.is_torn)
             self.damaged[path] = f"at byte {first.offset:,}: {first.reason}"
         return content.events
-
-    def _decode(self, path: str, name: JournalName, data: bytes) -> Iterable[Event]:
-        if self._decoded is None:
-            return self._events_in(path, name, data)
-        key = (path, len(data))
-        if key not in self._decoded:
-            self._decoded[key] = list(self._events_in(path, name, data))
-        return self._decoded[key]
 
     def _listed(self) -> list[Segment]:
         return segments_of(list_segment_files(self.storage, self._known))
@@ -410,7 +454,9 @@ class EventLog:
             if name.writer in writers:
                 path = journal_path(name)
                 try:
-                    seqs = [event.seq for event in self._events_in(path, name, self.storage.get(path))]
+                    found = self._journal(path, name, self.storage.get(path))
+                    told = self._wanted_of(_Open(path, name, Spans(), found), Wanted(FAMILIES))
+                    seqs = [event.seq for event in told]
                 except NotFound:
                     continue
                 held += [(name.writer, min(seqs), max(seqs))] if seqs else []

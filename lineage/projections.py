@@ -76,12 +76,12 @@ class TaskState:
     @property
     def parents(self) -> tuple[tuple[str, str], ...]:
         """(step, task_id) in the order of `inputs`."""
-        return tuple((step, task_id) for step, task_id in self._placement("parents"))
+        return tuple([(step, task_id) for step, task_id in self._placement("parents")])
 
     @property
     def levels(self) -> tuple[Level, ...]:
         """The foreach levels around this task, outermost first."""
-        return tuple(Level(*level) for level in self._placement("levels"))
+        return tuple([Level(*level) for level in self._placement("levels")])
 
     @property
     def foreach_path(self) -> str | None:

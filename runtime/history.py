@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
 from weft.lineage.events import Content, Event, Level, Payload
@@ -22,7 +22,10 @@ from weft.runtime.keys import (
 from weft.runtime.machine import TaskPlace
 from weft.runtime.refs import Ref, Table, ref_of
 
-__all__ = ["Earlier", "History", "Missing", "Origin", "content_of", "role_of"]
+__all__ = ["Earlier", "History", "Missing", "Origin", "Uses", "content_of", "role_of"]
+
+#: What attempts read, by run_uid, step and task_id.
+Uses = Mapping[tuple[bytes, str, str], Sequence[Event]]
 
 
 class Missing(Exception):
@@ -32,13 +35,14 @@ class Missing(Exception):
 class Origin(NamedTuple):
     """The run to go on from. `runs` holds it and every run whose tasks it reused or merged from.
 
-    `uses` are what attempts read, by (run_uid, step, task_id). `last_time_us` is the time of the latest event
-    that was read, `last_seq` the last one of the run's writer, if that is lost and can be taken over.
+    `uses` gives what attempts read, the same each time; to ask for it takes long where there are many. `last_time_us`
+    is the time of the latest event that was read, `last_seq` the last one of the run's writer, if that is lost and can
+    be taken over.
     """
 
     run: RunState
     runs: Mapping[bytes, RunState]
-    uses: Mapping[tuple[bytes, str, str], Sequence[Event]]
+    uses: Callable[[], Uses]
     last_time_us: int
     last_seq: int | None
 
@@ -46,8 +50,7 @@ class Origin(NamedTuple):
 class Earlier(NamedTuple):
     """A task of the origin, and the one that really ran where it was itself reused.
 
-    `saved` is what it saved or merged, `uses` what its last attempt read, `pickles` which of these are pickles (see
-    `pickles_among`), `below` the tasks that came right after it.
+    `saved` is what it saved or merged, `below` the tasks that came right after it.
     """
 
     task: TaskState
@@ -55,20 +58,19 @@ class Earlier(NamedTuple):
     source_run: RunState
     pathspec: Pathspec
     saved: dict[str, Ref]
-    uses: Sequence[Event]
-    pickles: tuple[str, str | None]
     transition: Payload
     below: Sequence[TaskState]
 
     @property
     def items(self) -> list[Item]:
         """Those of its foreach, in their order."""
-        found = sorted(
-            (task.levels[-1].position, Item(content_of(task.placed), task.levels[-1].label))
+        found = [
+            (task.levels[-1], content_of(task.placed))
             for task in self.below
             if task.placed is not None and task.placed.digest is not None
-        )
-        return [item for _, item in found]
+        ]
+        found.sort(key=lambda placed: placed[0].position)
+        return [Item(content, level.label) for level, content in found]
 
     @property
     def packs(self) -> set[bytes]:
@@ -113,6 +115,7 @@ class History:
         self._by_id[origin.run.flow, origin.run.run_id] = origin.run
         self._rows: dict[bytes, dict[tuple[str, str], _Row]] = {}
         self._codes: dict[bytes, FlowCode | None] = {}
+        self._step_codes: dict[tuple[bytes, str, str], StepCode | None] = {}
         self._levels: dict[tuple[str, str], tuple[Level, ...]] = {}
         self._below: dict[tuple[str, str], list[TaskState]] = {}
         self._saved_by: dict[tuple[bytes, str, str], dict[str, Ref]] = {}
@@ -142,26 +145,32 @@ class History:
         if found is None:
             run, source = self._source_of(self.origin.run, task)
             pathspec = Pathspec(run.flow, run.run_id, source.step, source.task_id)
-            final = source.final_attempt
-            told = self.origin.uses.get((run.run_uid, source.step, source.task_id), ())
-            uses = [event for event in told if event.attempt == final]
             found = self._earlier[key] = Earlier(
                 task,
                 source,
                 run,
                 pathspec,
                 self._saved(run, source),
-                uses,
-                pickles_among(uses),
                 task.transition or {},
                 self._below.get(key, ()),
             )
         return found
 
+    def pickles_of(self, earlier: Earlier) -> str:
+        """What the pickles that the task read have to do with the code, as `pickles_among` tells it."""
+        reads = earlier.reads
+        if reads is None:
+            return pickles_among(self._uses_of(earlier))[0]
+        pickles: str = reads["shape"][0]
+        return pickles
+
     def code_of(self, earlier: Earlier) -> StepCode | None:
         """The code that the task depended on; None where that was not recorded."""
-        code = self.flow_code(earlier.source_run)
-        return None if code is None else code.with_pickles(earlier.source.step, *earlier.pickles)
+        key = (earlier.source_run.run_uid, earlier.source.step, self.pickles_of(earlier))
+        if key not in self._step_codes:
+            code = self.flow_code(earlier.source_run)
+            self._step_codes[key] = None if code is None else code.with_pickles(*key[1:])
+        return self._step_codes[key]
 
     def depends_on(self, earlier: Earlier) -> Dependencies:
         """What the task depended on. Raises: Missing."""
@@ -170,7 +179,7 @@ class History:
         if row.missing is not None:
             raise row.missing
         merged = [e for e in earlier.source.artifacts.values() if e.kind == "artifact_merged"]
-        told = [*earlier.uses, *merged] if merged else earlier.uses
+        told = [*self._uses_of(earlier), *merged]
         return dependencies(told, row.sight, self.code_of(earlier), self._path_uses(earlier.source_run))
 
     def flow_code(self, run: RunState) -> FlowCode | None:
@@ -179,8 +188,15 @@ class History:
             self._codes[run.run_uid] = flow_code_of(payload) if payload and "steps" in payload else None
         return self._codes[run.run_uid]
 
+    def _uses_of(self, earlier: Earlier) -> Sequence[Event]:
+        """What the task's last attempt read."""
+        source = earlier.source
+        told = self.origin.uses().get((earlier.source_run.run_uid, source.step, source.task_id), ())
+        final = source.final_attempt
+        return [event for event in told if event.attempt == final]
+
     def _path_uses(self, run: RunState) -> Sequence[Event]:
-        return self.origin.uses.get((run.run_uid, "_parameters", "0"), ())
+        return self.origin.uses().get((run.run_uid, "_parameters", "0"), ())
 
     def _source_of(self, run: RunState, task: TaskState) -> tuple[RunState, TaskState]:
         """The task that really ran, and its run."""

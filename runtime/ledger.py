@@ -30,7 +30,7 @@ from weft.runtime.machine import (
     TaskPlace,
 )
 from weft.runtime.orders import Expected, InputOrder, TaskOrder
-from weft.runtime.refs import CARRIED_BYTES_MAX, Ref, Table, ref_of
+from weft.runtime.refs import CARRIED_BYTES_MAX, Ref, Table, ref_of, ref_of_content
 
 if TYPE_CHECKING:
     from weft.runtime.keys import FlowCode, Sight
@@ -116,18 +116,29 @@ class _Sync:
 class _TaskRow:
     __slots__ = ("is_reused", "items", "levels", "maker", "own", "parents", "ref", "table")
 
-    def __init__(
-        self, ref: TaskRef, levels: tuple[Level, ...], parents: list[_TaskRow], items: tuple[Ref, ...]
-    ) -> None:
+    def __init__(self, ref: TaskRef, levels: tuple[Level, ...], parents: list[_TaskRow]) -> None:
         self.ref = ref
         #: The task that really ran, where it is another one.
         self.maker: Pathspec | None = None
         self.levels = levels
         self.parents = parents
-        self.items = items
+        #: The items of the foreachs around it, outermost first.
+        self.items: tuple[Ref, ...] = parents[0].items[: len(levels)] if parents else ()
         self.own: dict[str, Ref] = {}
         self.table: Table = {}
         self.is_reused = False
+
+    @property
+    def is_item_missing(self) -> bool:
+        """Whether it is the first task of a foreach body: its own item, none that it shares with its parents."""
+        return len(self.items) < len(self.levels)
+
+    @property
+    def item_producer(self) -> Pathspec:
+        """The task that made the list which its own item is of."""
+        split = self.parents[0]
+        listed = split.table.get(self.levels[-1].var)
+        return listed.producer if listed is not None else split.maker or Pathspec(*split.ref[1:])
 
 
 class Ledger:
@@ -391,19 +402,16 @@ class Ledger:
         is_carried = event.blob is None or len(event.blob) <= CARRIED_BYTES_MAX
         return row if row is not None and is_carried else self._new_row(event, place)
 
-    def _new_row(self, event: Event, place: Place | None) -> _TaskRow:
+    def _new_row(self, event: Event, place: Place) -> _TaskRow:
         assert event.payload is not None
         assert event.step is not None
         assert event.task_id is not None
-        levels = tuple(Level(*level) for level in event.payload["levels"])
+        levels = tuple([Level(*level) for level in event.payload["levels"]])
         parents = [self._rows[task_id] for _, task_id in event.payload["parents"]]
-        items = parents[0].items[: len(levels)] if parents else ()
-        if event.digest is not None and len(items) < len(levels):
-            split = parents[0]
-            listed = split.table.get(levels[-1].var)
-            producer = listed.producer if listed is not None else split.maker or Pathspec(*split.ref[1:])
-            items = (*items, ref_of(event, producer, place))
-        return _TaskRow(self.run.task(event.step, event.task_id), levels, parents, items)
+        row = _TaskRow(self.run.task(event.step, event.task_id), levels, parents)
+        if event.digest is not None and row.is_item_missing:
+            row.items = (*row.items, ref_of(event, row.item_producer, place))
+        return row
 
     def _fill_table(self, row: _TaskRow) -> None:
         """What tasks after this one inherit: all it inherited and its own; a join inherits nothing."""
@@ -441,32 +449,44 @@ class Ledger:
             levels = (*levels[:-1], Level(*levels[-1][:-1], item.label))
         step = command.place.step
         task = self.run.task(step, command.task_id)
-        created = events.task_created(task, command.parents, levels, content)
-        if self._chooser is not None:
-            created = self._decided(self._chooser, command, created)
+        if self._chooser is None:
+            created = events.task_created(task, command.parents, levels, content)
+        else:
+            created = self._decided(self._chooser, command, task, levels, content)
         if created.kind == "task_reused" or step in self._steps_seen:
             return [created]
         self._steps_seen.add(step)
         return [events.step_started(self.run, step), created]
 
-    def _decided(self, chooser: Chooser, command: CreateTask, created: Event) -> Event:
+    def _decided(
+        self,
+        chooser: Chooser,
+        command: CreateTask,
+        task: TaskRef,
+        levels: tuple[Level, ...],
+        content: Content | None,
+    ) -> Event:
         """The event of a new task, or that of an earlier one which stands in for it."""
-        row = self._drafts[command.task_id] = self._new_row(created, None)
-        are_reused = all(parent.is_reused for parent in row.parents)
+        parents = [self._rows[task_id] for _, task_id in command.parents]
+        row = self._drafts[command.task_id] = _TaskRow(task, levels, parents)
+        if content is not None and row.is_item_missing:
+            row.items = (*row.items, ref_of_content(content, row.item_producer))
+        are_reused = all(parent.is_reused for parent in parents)
         decision = chooser.decide(command.place, self._sight(row), are_reused)
         if decision is None:
-            return created
+            return events.task_created(task, command.parents, levels, content)
         if self._note is not None:
-            self._note(command.place, command.task_id, row.levels, decision)
+            self._note(command.place, command.task_id, levels, decision)
         earlier = decision.earlier
         if decision.action != "reuse" or earlier is None:
+            created = events.task_created(task, command.parents, levels, content)
             return created._replace(payload={**(created.payload or {}), "why": decision.to_payload()})
         self._standing_in[command.task_id] = earlier.saved
         if earlier.transition.get("foreach") is not None:
             self._split_items[command.task_id] = earlier.items
         status = "caught" if earlier.source.status == "caught" else "succeeded"
         told = {**earlier.transition, "status": status, "reason": decision.reason}
-        return events.reused_in_place_of(created, earlier.pathspec, told)
+        return events.task_reused(task, earlier.pathspec, command.parents, levels, content, told)
 
 
 def _merged_ref(row: _TaskRow, event: Event) -> Ref:

@@ -234,9 +234,9 @@ class Machine:
 
     def _register(self, event: Event) -> _Task:
         payload = event.payload or {}
-        levels = tuple(Level(*level) for level in payload["levels"])
-        parents = tuple((step, task_id) for step, task_id in payload["parents"])
-        positions = tuple(level.position for level in levels)
+        levels = tuple([Level(*level) for level in payload["levels"]])
+        parents = tuple([(step, task_id) for step, task_id in payload["parents"]])
+        positions = tuple([level.position for level in levels])
         step = event.step or ""
         visit = self._visits.get((step, positions), 0)
         self._visits[step, positions] = visit + 1
@@ -312,7 +312,7 @@ class Machine:
         levels: tuple[Level, ...],
         item_of: str | None = None,
     ) -> list[Command]:
-        positions = tuple(level.position for level in levels)
+        positions = tuple([level.position for level in levels])
         key = TaskPlace(step, positions, self._visits.get((step, positions), 0))
         self._task_id_last += 1
         self._unfinished_count += 1

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple
 
 from weft.lineage import clock
@@ -16,7 +16,7 @@ from weft.lineage.projections import LEASE_US, RunState, fold, is_from_elsewhere
 from weft.lineage.serializers import is_pickle
 from weft.lineage.storage import Storage
 from weft.runtime.graph import Graph
-from weft.runtime.history import History, Origin, role_of
+from weft.runtime.history import History, Origin, Uses, role_of
 from weft.runtime.keys import FlowCode
 from weft.runtime.processes import is_alive
 from weft.runtime.refs import load_ref, ref_of
@@ -26,13 +26,19 @@ from weft.runtime.world import outside
 __all__ = ["Owner", "choose_origin", "configs_of_origin", "open_reuse"]
 
 #: What a plan is made from; console output is not needed.
-_FAMILIES = ("run", "task", "artifact", "use", "other")
+_FAMILIES = ("run", "task", "artifact", "other")
+
+#: What attempts read is needed only of tasks whose digest of it, which their end tells, is not what it would be now.
+_LATER = ("use",)
 
 #: Dead writers, the time in µs, writers that live, and the id of the store, as `fold` takes them.
 _Known = tuple[set[bytes], int, set[bytes], str]
 
 #: What candidates are found in: what is known of runs, and the ends of tasks.
 _CANDIDATE_KINDS = (*(kind for kind, known in KINDS.items() if known.family == "run"), "attempt_succeeded")
+
+#: Events that were read, and a call that gives more of them.
+_Read = tuple[list[Event], Callable[[], list[Event]]]
 
 _USES = frozenset({"artifact_used", "external_used"})
 
@@ -72,14 +78,14 @@ def choose_origin(storage: Storage, flow: str, owner: Owner, run_id: str | None)
 def _choose(log: EventLog, flow: str, owner: Owner, run_id: str | None) -> Origin:
     # Of a scheduler that is stopped the lease runs out, but as long as it can be seen it is not taken over.
     known = log.dead_writers(), clock.now_us(), log.live_writers(), owner.store_id
-    told: list[Event] = []
+    read: _Read | None = None
     if run_id is None:
         chosen = _newest(fold(log.events(flow=flow, families=("run",)), *known), flow, owner)
     else:
         # Of a run that is named no other has to be read.
         name = run_id.removeprefix(f"{flow}/")
-        told = log.events(flow=flow, run_id=name, families=_FAMILIES)
-        runs = fold(told or log.events(flow=flow, families=("run",)), *known)
+        read = log.events_and_later(_FAMILIES, _LATER, flow, name)
+        runs = fold(read[0] or log.events(flow=flow, families=("run",)), *known)
         chosen = _named(runs, flow, name)
     if chosen.status == "running":
         raise UsageError(_still_running(chosen, known[1]))
@@ -89,32 +95,50 @@ def _choose(log: EventLog, flow: str, owner: Owner, run_id: str | None) -> Origi
     is_ours = not owner.made_elsewhere(chosen) and not is_alive(_told(chosen))
     if chosen.status == "lost" and chosen.writer is not None and is_ours:
         # Asked before the events are read: a scheduler that says more meanwhile is not fenced off, but heard again.
-        last_seq, told = log.last_seq(chosen.writer), []
-    return _gather(log, chosen, last_seq, known, [e for e in told if e.run_uid == chosen.run_uid])
+        last_seq, read = log.last_seq(chosen.writer), None
+    if read is not None:
+        read = [event for event in read[0] if event.run_uid == chosen.run_uid], read[1]
+    return _gather(log, chosen, last_seq, known, read)
 
 
 def _gather(
-    log: EventLog, chosen: RunState, last_seq: int | None, known: _Known, recorded: list[Event] | None = None
+    log: EventLog, chosen: RunState, last_seq: int | None, known: _Known, read: _Read | None = None
 ) -> Origin:
-    """A run, with all it builds on; `recorded` are its events where they were read already."""
-    runs = {chosen.run_uid: chosen}
-    if not recorded:
-        recorded = log.events(run_uid=chosen.run_uid, families=_FAMILIES)
-        runs = fold(recorded, *known)
-    uses: dict[tuple[bytes, str, str], list[Event]] = {}
-    _collect_uses(recorded, uses)
+    """A run, with all it builds on; `read` are its events where they were read already."""
+    if read is None or not read[0]:
+        read = log.events_and_later(_FAMILIES, _LATER, run_uid=chosen.run_uid)
+        runs = fold(read[0], *known)
+    else:
+        runs = {chosen.run_uid: chosen}
+    recorded, later = read
+    uses = [later]
     last_time_us = recorded[-1].time_us if recorded else 0
     builds_on = {(chosen.flow, chosen.run_id)}
     while missing := _producers(recorded) - builds_on:
         builds_on |= missing
-        recorded = [
-            event
-            for producer_flow, producer_run in sorted(missing)
-            for event in log.events(flow=producer_flow, run_id=producer_run, families=_FAMILIES)
-        ]
+        recorded = []
+        for producer_flow, producer_run in sorted(missing):
+            told, later = log.events_and_later(_FAMILIES, _LATER, producer_flow, producer_run)
+            recorded += told
+            uses.append(later)
         runs |= fold(recorded, *known)
-        _collect_uses(recorded, uses)
-    return Origin(runs[chosen.run_uid], runs, uses, last_time_us, last_seq)
+    return Origin(runs[chosen.run_uid], runs, _once(uses), last_time_us, last_seq)
+
+
+def _once(later: Sequence[Callable[[], list[Event]]]) -> Callable[[], Uses]:
+    """What attempts read, put together when it is first asked for."""
+    found: dict[tuple[bytes, str, str], list[Event]] = {}
+    waiting = list(later)
+
+    def uses() -> Uses:
+        while waiting:
+            for event in waiting.pop(0)():
+                if event.kind in _USES and event.run_uid is not None:
+                    key = (event.run_uid, event.step or "", event.task_id or "")
+                    found.setdefault(key, []).append(event)
+        return found
+
+    return uses
 
 
 def configs_of_origin(origin: Origin, objects: Objects, attributes: Iterable[str]) -> dict[str, Any]:
@@ -164,13 +188,6 @@ def open_reuse(
         lambda flow, run_id: (flow, run_id) in names,
         recorded[-1].time_us if recorded else 0,
     )
-
-
-def _collect_uses(recorded: list[Event], uses: dict[tuple[bytes, str, str], list[Event]]) -> None:
-    """What attempts read, by task."""
-    for event in recorded:
-        if event.kind in _USES and event.run_uid is not None:
-            uses.setdefault((event.run_uid, event.step or "", event.task_id or ""), []).append(event)
 
 
 def _still_running(run: RunState, now_us: int) -> str:

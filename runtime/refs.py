@@ -26,6 +26,7 @@ __all__ = [
     "pack_tables",
     "read_ref",
     "ref_of",
+    "ref_of_content",
     "unpack_refs",
 ]
 
@@ -76,6 +77,21 @@ def ref_of(event: Event, producer: Pathspec, place: Place | None) -> Ref:
         place,
         pack,
         pack_offset,
+    )
+
+
+def ref_of_content(content: Content, producer: Pathspec) -> Ref:
+    """The reference to a value whose bytes, where it has any at hand, travel along."""
+    return Ref(
+        content.digest,
+        content.size_bytes,
+        content.type,
+        content.serializer,
+        producer,
+        content.blob,
+        None,
+        content.pack,
+        content.pack_offset,
     )
 
 

@@ -10,7 +10,7 @@ values so stops the wave by itself.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from weft.lineage import events
 from weft.lineage.errors import UsageError
@@ -104,6 +104,7 @@ class Planner:
         self._outside = outside
         self._code_changes: dict[tuple[str, str], tuple[Change, ...]] = {}
         self._shapes: dict[str, Shape] = {}
+        self._last_shapes: dict[str, tuple[list[Any], Shape]] = {}
         self._rerun = _steps_to_rerun(graph, request.step)
 
     @property
@@ -180,7 +181,7 @@ class Planner:
         before = self.history.code_of(earlier)
         if before is None:
             return Decision(RUN, f"its code was not recorded in {self._run_name}", earlier)
-        after = self.code.with_pickles(earlier.source.step, *earlier.pickles)
+        after = self.code.with_pickles(earlier.source.step, self.history.pickles_of(earlier))
         if after is None or after.digest == before.digest:
             return None
         flow_code = self.history.flow_code(earlier.source_run)
@@ -197,14 +198,22 @@ class Planner:
         code = None if told is None else self.history.code_of(earlier)
         if told is None or code is None:
             return False
-        key = repr(told["shape"])
-        shape = self._shapes.get(key)
-        if shape is None:
-            shape = self._shapes[key] = parse_shape(told["shape"])
+        shape = self._shape(earlier.source.step, told["shape"])
         return sight_digest(code, shape, sight) == told["digest"] and all(
             kind == "external" and self._outside.fingerprint(name, bytes.fromhex(value)).hex() == value
             for kind, name, value in told.get("outside", ())
         )
+
+    def _shape(self, step: str, rows: list[Any]) -> Shape:
+        """The shape that a task of a step told; thousands of them tell the same."""
+        last = self._last_shapes.get(step)
+        if last is not None and last[0] == rows:
+            return last[1]
+        key = repr(rows)
+        if key not in self._shapes:
+            self._shapes[key] = parse_shape(rows)
+        self._last_shapes[step] = rows, self._shapes[key]
+        return self._shapes[key]
 
     def _compare_reads(self, earlier: Earlier, sight: Sight) -> Decision | None:
         if self._has_read_the_same(earlier, sight):

@@ -9,8 +9,20 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from weft.lineage.codec import HEADER_BYTES, Flaw, Frame, decode, decode_frame, encode, row_of, scan
-from weft.lineage.events import COLUMNS, KINDS, Event
+from weft.lineage.codec import (
+    HEADER_BYTES,
+    Flaw,
+    Frame,
+    decode,
+    decode_frame,
+    encode,
+    kind_of,
+    read_payloads,
+    read_rows,
+    row_of,
+    scan,
+)
+from weft.lineage.events import COLUMNS, KINDS, Event, journal_closed
 
 WRITER = bytes(range(16))
 TIME_US = 1_800_000_000_000_000
@@ -59,6 +71,32 @@ def events(draw: st.DrawFn) -> Event:
 def test_event_comes_back_from_its_frame(event: Event, seq: int) -> None:
     committed = event._replace(writer=WRITER, seq=seq, time_us=TIME_US)
     assert decode_frame(WRITER, encode(event, seq, TIME_US)) == committed
+
+
+@given(events(), st.integers(0, 40))
+def test_kind_is_told_without_unpacking_or_not_at_all(event: Event, cut: int) -> None:
+    payload = encode(event, 0, TIME_US)[HEADER_BYTES:]
+    assert kind_of(payload) == event.kind
+    assert kind_of(payload[:cut]) in (None, event.kind)
+
+
+@pytest.mark.parametrize(
+    "payload",
+    [
+        b"",
+        b"\x91",
+        b"\x91\xa3ru",
+        b"\x92\x01\xa3run",
+        b"\x90\xa3run",
+        b"\x81\xa3run\x01",
+        b"\xdc\x00\x10",
+        b"\xdc\x00\x10\x01\xa3run",
+        b"\x91\xd9\x03run",
+        b"\xdd\x00\x00\x00\x01\xa3run",
+    ],
+)
+def test_what_begins_otherwise_than_our_payloads_tells_no_kind(payload: bytes) -> None:
+    assert kind_of(payload) is None
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -113,6 +151,33 @@ def test_scan_tells_where_each_frame_lies() -> None:
     assert [(f.offset, f.length) for f in found] == [(0, 64), (64, 64), (128, 64)]
     assert _seqs(b"".join(frames)) == [0, 1, 2]
     assert list(scan(WRITER, b"")) == []
+
+
+def test_frames_are_read_at_once_up_to_the_first_that_fails_a_check() -> None:
+    frames = _frames(4, first_seq=3)
+    buffer = b"".join(frames)
+    size = len(frames[0])
+    payloads = [frame[HEADER_BYTES:] for frame in frames]
+    assert read_payloads(buffer, 3) == (payloads, len(buffer))
+    assert read_payloads(buffer, 2) == ([], 0)
+    for cut in range(len(buffer)):
+        assert read_payloads(buffer[:cut], 3) == (payloads[: cut // size], cut - cut % size)
+    for position in range(len(buffer)):
+        flipped = bytearray(buffer)
+        flipped[position] ^= 4
+        assert read_payloads(bytes(flipped), 3) == (payloads[: position // size], position - position % size)
+
+
+def test_nothing_is_read_behind_the_frame_that_closes_a_journal() -> None:
+    """What is there is damage, which `scan` tells."""
+    closing = encode(journal_closed(bytes(32)), 2, TIME_US)
+    frames = [*_frames(2), closing]
+    buffer = b"".join([*frames, *_frames(1, first_seq=3)])
+    end = len(b"".join(frames))
+    assert read_payloads(buffer, 0) == ([frame[HEADER_BYTES:] for frame in frames], end)
+    rows = read_rows(buffer, 0)
+    assert ([row[0] for row in rows.rows], rows.end, rows.is_closed()) == ([0, 1, 2], end, True)
+    assert rows.last_offset == end - len(closing)
 
 
 def test_cut_anywhere_is_torn_and_keeps_the_frames_before() -> None:

@@ -8,11 +8,12 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+from zlib import crc32
 
 import pytest
 
 from weft.lineage import events as ev
-from weft.lineage.codec import encode
+from weft.lineage.codec import HEADER_BYTES, Frame, encode, scan
 from weft.lineage.errors import NotFound, StoreDamaged, StoreUnavailable
 from weft.lineage.events import COLUMNS, Event, RunRef
 from weft.lineage.journal import Journal
@@ -118,6 +119,65 @@ def test_events_of_some_families_only(storage: LocalStorage) -> None:
         assert told
         log.seal(force=True, grace_s=PAST_GRACE_S)
     assert log.events(families=("none",)) == []
+
+
+@pytest.mark.parametrize("keeps_tail", [True, False])
+def test_what_may_not_be_needed_is_read_with_the_rest_and_told_when_asked_for(
+    storage: LocalStorage, keeps_tail: bool
+) -> None:
+    write_run(storage, "1").close()
+    write_run(storage, "2").close()
+    log = EventLog(storage, keeps_tail)
+    everything = log.events(run_id="1", families=("run", "task", "use"))
+    uses = [e for e in everything if ev.family_of(e.kind) == "use"]
+    told: list[list[Event]] = []
+    for _ in range(2):
+        found, later = log.events_and_later(("run", "task"), ("use",), "Hello", "1")
+        assert found == [e for e in everything if e not in uses]
+        # The call asks the store for nothing more.
+        log.seal(force=True, grace_s=PAST_GRACE_S)
+        told += [later(), later()]
+    assert told == [uses] * 4
+    assert uses
+    assert storage.list("journal") == []
+
+
+def test_checksum_that_is_right_over_what_is_no_event_hides_that_frame_alone(storage: LocalStorage) -> None:
+    journal = write_run(storage, "1")
+    journal.sync()
+    frames = [f for f in scan(journal.writer, storage.get(journal.path)) if isinstance(f, Frame)]
+    data = bytearray(storage.get(journal.path))
+    broken = next(f for f in frames if f.event.kind == "artifact_used")
+    payload = bytes([0xC1]) * (broken.length - HEADER_BYTES)  # msgpack never begins with this.
+    kept_head = data[broken.offset + HEADER_BYTES :][:30]
+    data[broken.offset + HEADER_BYTES : broken.offset + broken.length] = kept_head + payload[30:]
+    checked = data[broken.offset + HEADER_BYTES : broken.offset + broken.length]
+    data[broken.offset + 16 : broken.offset + HEADER_BYTES] = crc32(checked).to_bytes(4, "little")
+    journal.close()
+    storage.put(journal.path, bytes(data))
+    others = [f.event for f in frames if f is not broken]
+
+    log = EventLog(storage)
+    assert log.events() == others
+    assert list(log.damaged) == [journal.path]
+    log = EventLog(storage, keeps_tail=True)
+    assert log.events(families=("run",)) == [e for e in others if ev.family_of(e.kind) == "run"]
+    _, later = log.events_and_later(("run",), ("use",))
+    assert later() == [e for e in others if ev.family_of(e.kind) == "use"]
+    assert list(log.damaged) == [journal.path]
+
+
+def test_frames_behind_the_closing_one_are_read_and_said_to_be_damage(storage: LocalStorage) -> None:
+    journal = write_run(storage, "1")
+    journal.close()
+    before = EventLog(storage).events()
+    data = storage.get(journal.path)
+    more = Event(kind="tag_added", flow="Hello", run_id="1", run_uid=before[0].run_uid, name="late")
+    seq, time_us = before[-1].seq + 1, before[-1].time_us
+    storage.put(journal.path, data + encode(more, seq, time_us))
+    log = EventLog(storage)
+    assert log.events() == [*before, more._replace(writer=journal.writer, seq=seq, time_us=time_us)]
+    assert list(log.damaged) == [journal.path]
 
 
 def test_snapshot_splits_what_is_sealed_from_what_is_not(storage: LocalStorage) -> None:

@@ -89,11 +89,12 @@ class Play:
                     if isinstance(command, CreateTask):
                         self.created[command.task_id] = command
                         task = RUN.task(command.place.step, command.task_id)
-                        created = events.task_created(task, command.parents, command.levels, None)
+                        placed = command.parents, command.levels, None
                         if command.place in self.reused:
                             origin, transition = Pathspec("F", "0", *task[3:]), self.reused[command.place]
-                            created = events.reused_in_place_of(created, origin, transition)
-                        following.append(created)
+                            following.append(events.task_reused(task, origin, *placed, transition))
+                        else:
+                            following.append(events.task_created(task, *placed))
             batch = following
         return said
 
