@@ -192,12 +192,13 @@ class Planner:
         changes = self._code_changes[compared]
         return Decision(RUN, _named(changes), earlier, changes)
 
-    def _has_read_the_same(self, earlier: Earlier, sight: Sight) -> bool:
-        """Whether the digest says so that was recorded; where it does not, reads are compared one by one."""
+    def _has_read_the_same(self, earlier: Earlier, sight: Sight) -> bool | None:
+        """Whether the digest says so that was recorded, None where there is none; if not, reads are compared one by
+        one."""
         told = earlier.reads
         code = None if told is None else self.history.code_of(earlier)
         if told is None or code is None:
-            return False
+            return None
         shape = self._shape(earlier.source.step, told["shape"])
         return sight_digest(code, shape, sight) == told["digest"] and all(
             kind == "external" and self._outside.fingerprint(name, bytes.fromhex(value)).hex() == value
@@ -216,7 +217,8 @@ class Planner:
         return self._shapes[key]
 
     def _compare_reads(self, earlier: Earlier, sight: Sight) -> Decision | None:
-        if self._has_read_the_same(earlier, sight):
+        is_same = self._has_read_the_same(earlier, sight)
+        if is_same:
             return None
         changes: list[Change] = []
         unknown: list[str] = []
@@ -237,6 +239,9 @@ class Planner:
         if unknown:
             names = ", ".join(list(dict.fromkeys(unknown))[:_NAMED_MAX])
             return Decision(MAYBE, f"if {names} comes out with another value", earlier)
+        if is_same is False:
+            # As where damage took the events of reads: what is left of them explains nothing.
+            return Decision(RUN, "it read other values, and not all of what it read is recorded", earlier)
         return None
 
 

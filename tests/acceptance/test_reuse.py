@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from tests.conftest import Project as _Project
+from weft.lineage.description import create_store
+from weft.lineage.journal import Journal
+from weft.lineage.local import LocalStorage
+from weft.lineage.log import EventLog
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -97,9 +102,10 @@ class Bench:
         self.texts = {name: path.read_text() for name, path in self.files.items()}
         self.origin = project.run("--isolation", "inline")
 
-    def plan(self, *arguments: str) -> dict[str, list[dict[str, Any]]]:
+    def plan(self, *arguments: str, store: str | None = None) -> dict[str, list[dict[str, Any]]]:
         """The planned tasks by step."""
-        done = self.project.call("resume", "--plan", "--json", *arguments)
+        named = () if store is None else ("--store", store)
+        done = self.project.call(*named, "resume", "--plan", "--json", *arguments)
         assert done.code == 0, done.err
         found: dict[str, list[dict[str, Any]]] = {}
         for task in json.loads(done.out)["tasks"]:
@@ -236,6 +242,25 @@ def test_nothing_is_compared_that_was_not_asked_for(bench: Bench) -> None:
     assert _actions(bench.plan("--rate", "4"), "run") == {"left"}
     assert _actions(bench.plan("--unread", "4"), "reuse") == set(ALL)
     assert _actions(bench.plan("--rate", "3"), "reuse") == set(ALL)
+
+
+def test_a_task_runs_again_where_what_it_read_differs_and_is_not_all_recorded(
+    bench: Bench, tmp_path: Path
+) -> None:
+    copy = LocalStorage(str(tmp_path / "copy"))
+    create_store(copy)
+    shutil.copytree(bench.project.store / "objects", f"{copy.root}/objects", dirs_exist_ok=True)
+    events = EventLog(LocalStorage(str(bench.project.store))).events()
+    kept = [e for e in events if (e.kind, e.step, e.name) != ("artifact_used", "left", "rate")]
+    assert len(kept) == len(events) - 1
+    journal = Journal.create(copy)
+    journal.append([event for event in kept if event.kind != "journal_closed"])
+    journal.close()
+    origin = ("--origin-run-id", bench.origin.run_id)
+    assert _actions(bench.plan(*origin, store=copy.root), "reuse") == set(ALL)
+    plan = bench.plan(*origin, "--rate", "4", store=copy.root)
+    assert _actions(plan, "run") == {"left"}
+    assert "not all of what it read is recorded" in _reasons(plan)
 
 
 def test_version_of_a_package_counts_where_it_is_imported(bench: Bench, tmp_path: Path) -> None:
