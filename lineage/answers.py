@@ -35,16 +35,19 @@ class Answers(Protocol):
         """The moment that answers are of; None for now."""
 
     def rows(
-        self, query: str, params: Any = None, about: Collection[tuple[str, str]] = ()
+        self, query: str, params: Any = None, about: Collection[tuple[str, str]] | None = ()
     ) -> list[tuple[Any, ...]]:
         """Rows of a query of weft's own over the views and what lies below them.
 
         `about` are the runs, as (flow, run id), whose events, with those of the origins of their reused tasks, are
-        all that it needs.
+        all that it needs; None: those of all. Where it is not given, the query may say it itself.
         """
 
     def rows_at_hand(self, query: str, params: Any = None) -> list[tuple[Any, ...]]:
         """The same over those runs alone that were asked about last; none where all would be read for it."""
+
+    def foresee(self, about: Collection[tuple[str, str]], families: Collection[str]) -> None:
+        """Say that several questions about runs follow, and which families of their events these will read."""
 
     def has_twins(self) -> bool:
         """Whether two runs share a pathspec, which makes the second `id~2`."""

@@ -14,7 +14,7 @@ from weft.lineage.errors import WeftError
 from weft.lineage.ids import digest_from_text
 from weft.lineage.pairing import collect_pairs
 from weft.lineage.pairs import Pairs, RunFacts
-from weft.lineage.run_facts import find_run
+from weft.lineage.run_facts import find_runs
 
 if TYPE_CHECKING:
     from weft.lineage.answers import Answers
@@ -27,7 +27,7 @@ Units = dict[tuple[str, str], Unit]
 def compare_runs(store: Answers, a: str, b: str) -> Diff:
     """Compare two runs, each `Flow/run` or a flow for its newest. Raises: NotFound with near names, UsageError."""
     with CollectorPause():
-        return _compare(store, collect_pairs(store, find_run(store, a), find_run(store, b)))
+        return _compare(store, collect_pairs(store, *find_runs(store, (a, b))))
 
 
 def _compare(store: Answers, pairs: Pairs) -> Diff:

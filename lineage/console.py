@@ -26,11 +26,14 @@ def read_lines(store: Answers, pathspec: str, stream: str | None = None) -> list
 def _own_chunks(store: Answers, spec: Pathspec, stream: str | None) -> list[tuple[Any, ...]] | None:
     """The chunks of a run whose tasks all ran in it, without folding any task; None for other runs."""
     assert spec.run_id is not None
+    about = [(spec.flow, spec.run_id)]
+    store.foresee(about, ("console",))
     run = find_run_told(store, spec.flow, spec.run_id)
     if run is None:
         return []
     is_run, params = of_runs([run])
-    if store.rows(f"select 1 from told.task_events where {is_run} and kind = 'task_reused' limit 1", params):
+    reused = f"select 1 from told.task_events where {is_run} and kind = 'task_reused' limit 1"
+    if store.rows(reused, params, about=about):
         return None
     condition, asked = _condition(("e.step", spec.step), ("e.task_id", spec.task_id), ("e.name", stream))
     rows = store.rows(
@@ -42,6 +45,7 @@ def _own_chunks(store: Answers, spec: Pathspec, stream: str | None) -> list[tupl
         ) and {condition} order by e.time_us, e.writer, e.seq
         """,
         [*params, *params, *asked],
+        about=about,
     )
     return [(f"{spec.flow}/{spec.run_id}/{step}/{task}", *chunk) for step, task, *chunk in rows]
 

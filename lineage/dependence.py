@@ -84,7 +84,7 @@ def read_facts(store: Answers, asked: Sequence[tuple[str, RunKey]]) -> list[Fact
         for read in use.reads
         if read.producer
     }
-    paths = _foreach_paths(store, producers)
+    paths = _foreach_paths(store, runs, producers)
     reached = _reached(store, [runs[coded] for _, coded in asked if coded in runs])
     found = []
     for place, (_, coded) in zip(places, asked, strict=True):
@@ -111,6 +111,7 @@ def _really(
         "select run_uid, step, task_id, final_attempt, is_reused from fold.tasks "
         f"where {condition} and step in ({_marks(places)}) and task_id in ({_marks(places)})",
         [*params, *(step for _, step, _ in places), *(task_id for _, _, task_id in places)],
+        about=[run.key for run, _, _ in places],
     )
     known = {(bytes(uid), step, task_id): more for uid, step, task_id, *more in rows}
     found: dict[Place, tuple[Place, int | None]] = {}
@@ -131,6 +132,7 @@ def _origin(store: Answers, place: Place) -> tuple[Place, int | None] | None:
         "on o.run_uid = u.origin_uid and o.step = u.origin_step and o.task_id = u.origin_task_id "
         "where u.run_uid = ? and u.flow = ? and u.raw_run_id = ? and u.step = ? and u.task_id = ?",
         [run.uid, run.flow, run.raw_run_id, step, task_id],
+        about=[run.key],
     )
     for flow, run_id, origin_step, origin_id, last in rows:
         origin = find_runs_named(store, [(flow, run_id)]).get((flow, run_id))
@@ -152,6 +154,7 @@ def _uses_of(store: Answers, ran: Mapping[Place, tuple[Place, int | None]]) -> d
         f"and (step = '{_PARAMETERS}' or (step in ({_marks(real)}) and task_id in ({_marks(real)}))) "
         "order by time_us, writer, seq",
         [*params, *(step for _, step, _ in real), *(task_id for _, _, task_id in real)],
+        about=[run.key for run, _, _ in real],
     )
     for place, (origin, last) in ran.items():
         run, step, task_id = origin
@@ -197,11 +200,11 @@ def _in_order(read: _Read) -> tuple[Any, ...]:
     )
 
 
-def _foreach_paths(store: Answers, runs: Iterable[str]) -> dict[str, str]:
+def _foreach_paths(store: Answers, known: Mapping[RunKey, NamedRun], runs: Iterable[str]) -> dict[str, str]:
     """The place in its foreach of each task of some runs that has one, by pathspec."""
-    found = find_runs_named(
-        store, [(flow, run_id) for flow, _, run_id in (run.partition("/") for run in runs)]
-    )
+    keys = {(flow, run_id) for flow, _, run_id in (run.partition("/") for run in runs)}
+    found = {key: run for key, run in known.items() if key in keys}
+    found |= find_runs_named(store, keys - found.keys())
     if not found:
         return {}
     condition, params = of_runs(found.values(), "raw_run_id")
@@ -210,6 +213,7 @@ def _foreach_paths(store: Answers, runs: Iterable[str]) -> dict[str, str]:
         "select run_uid, step, task_id, foreach_path from fold.tasks "
         f"where {condition} and foreach_path is not null",
         params,
+        about=found.keys(),
     )
     return {f"{names[bytes(uid)]}/{step}/{task_id}": path for uid, step, task_id, path in rows}
 
@@ -223,6 +227,7 @@ def _reached(store: Answers, runs: Sequence[NamedRun]) -> dict[bytes, dict[str, 
         f"select run_uid, payload from told.other_events where {condition} and kind = 'code_reached' "
         "order by time_us desc",
         params,
+        about=[run.key for run in runs],
     )
     # The first that was told is believed.
     found = {bytes(uid): json.loads(payload or "{}") for uid, payload in rows}

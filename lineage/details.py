@@ -68,7 +68,8 @@ class Details:
             if not chosen:
                 continue
             wanted = set(chosen)
-            condition, params = self.uses.condition({(key[0].flow, key[0].run_id) for key in chosen})
+            about = {(key[0].flow, key[0].run_id) for key in chosen}
+            condition, params = self.uses.condition(about)
             steps, names = {key[0].step for key in chosen}, {key[2] for key in chosen}
             tasks = sorted({key[1] for key in chosen})
             only = ""
@@ -78,7 +79,7 @@ class Details:
             else:
                 params = [*params, *sorted(steps), *sorted(names)]
             query = _ARTIFACTS.format(table, condition, kind, _marks(steps), _marks(names), only)
-            for uid, flow, run_id, step, task_id, name, told in self.store.rows(query, params):
+            for uid, flow, run_id, step, task_id, name, told in self.store.rows(query, params, about=about):
                 place = Place(flow, self.uses.shown(uid, flow, run_id), step)
                 key = (place, task_id, name)
                 if key in wanted:
@@ -90,10 +91,12 @@ class Details:
         """What is done for good is said by the events of the run alone; the rest depends on the clock."""
         if not keys:
             return
-        condition, params = self.uses.condition({(key[0].flow, key[0].run_id) for key in keys})
+        about = {(key[0].flow, key[0].run_id) for key in keys}
+        condition, params = self.uses.condition(about)
         steps = {key[0].step for key in keys}
         query = _ENDS.format(condition, _marks(steps))
-        for uid, flow, run_id, step, task_id, kind in self.store.rows(query, [*params, *sorted(steps)]):
+        rows = self.store.rows(query, [*params, *sorted(steps)], about=about)
+        for uid, flow, run_id, step, task_id, kind in rows:
             place = Place(flow, self.uses.shown(uid, flow, run_id), step)
             if kind in _DONE:
                 self._facts[place, task_id] = Fact(status=_DONE[kind])

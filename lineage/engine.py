@@ -89,4 +89,6 @@ def _connect() -> Any:
         "autoload_known_extensions": False,
         "python_enable_replacements": False,
     }
-    return load_engine().connect(":memory:", config=config)
+    connection = load_engine().connect(":memory:", config=config)
+    connection.execute("set parquet_metadata_cache = true")
+    return connection

@@ -134,7 +134,7 @@ class Run(Recorded):
     @property
     def successful(self) -> bool:
         """Whether its end was reached and the end task was not one whose failure was caught."""
-        end = self.end_task if self.finished else None
+        end = self.end_task
         return end is not None and end.successful
 
     @property
@@ -151,15 +151,18 @@ class Run(Recorded):
     @property
     def end_task(self) -> Task | None:
         """The last task, once it is there: of all tasks done the one that leads nowhere."""
+        if not self.finished:
+            return None
         rows = self._store.rows(
-            "select step, task_id from tasks where flow = ? and run_id = ? "
+            "select step, task_id, status from tasks where flow = ? and run_id = ? "
             "and status in ('succeeded', 'caught', 'reused') order by created_at desc, "
             "try_cast(task_id as bigint) desc limit 1",
             self._parts,
         )
-        if not rows or not self.finished:
+        if not rows:
             return None
-        return Task(f"{self.pathspec}/{rows[0][0]}/{rows[0][1]}", store=self._store)
+        step, task_id, status = rows[0]
+        return Task.listed(f"{self.pathspec}/{step}/{task_id}", self._store, {"status": status})
 
     @property
     def data(self) -> TaskData | None:

@@ -8,7 +8,7 @@ of events: `KEY` picks the told fact that is believed.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 from weft.lineage.events import KINDS
@@ -17,6 +17,7 @@ from weft.lineage.projections import LEASE_US
 __all__ = [
     "ATTEMPT_ENDS",
     "EVENTS",
+    "FENCES_COLUMNS",
     "FOLDS",
     "KEY",
     "PACKED",
@@ -25,10 +26,12 @@ __all__ = [
     "STATES",
     "STATE_FAMILIES",
     "Moment",
+    "families_of",
     "fold_sql",
     "state_sql",
     "told_sql",
     "unended",
+    "with_parents",
 ]
 
 #: The highest epoch is believed, then the first.
@@ -48,6 +51,14 @@ STATE_FAMILIES: dict[str, tuple[str, ...]] = {
     "numbers": ("run", "task", "artifact"),
 }
 STATES = tuple(STATE_FAMILIES)
+
+#: The states a state is made from.
+_PARENTS = {
+    **dict.fromkeys(("runs", "steps", "reuses", "retried", "parameters", "tags"), ("fences",)),
+    "tasks": ("runs",),
+    "counted": ("runs", "tasks"),
+    "numbers": ("retried",),
+}
 
 #: Where states are read from when nothing is said: all events that folds believe, and the other states.
 EVENTS = {
@@ -197,6 +208,15 @@ select run_uid, flow, run_id as raw_run_id, step, task_id, believed.flow as orig
 from placed where believed.is_reused
 """
 
+#: The columns of the state `fences`, for where there are none.
+FENCES_COLUMNS = {
+    "run_uid": "BLOB",
+    "flow": "VARCHAR",
+    "raw_run_id": "VARCHAR",
+    "writer": "BLOB",
+    "last_seq": "BIGINT",
+}
+
 _REUSED_AS = ("step", "task_id", "origin_flow", "origin_run_id", "origin_step", "origin_task_id")
 
 #: The columns of the state `reuses` and of the fold, for where there are none.
@@ -254,6 +274,19 @@ _STATES = {
     "tags": _TAGS,
     "numbers": _NUMBERS,
 }
+
+
+def with_parents(names: Iterable[str]) -> set[str]:
+    """Some states, and those that they are made from."""
+    found = set(names)
+    for name in tuple(found):
+        found |= with_parents(_PARENTS.get(name, ()))
+    return found
+
+
+def families_of(states: Iterable[str]) -> set[str]:
+    """The families of events that some states are made from."""
+    return {family for state in states for family in STATE_FAMILIES[state]}
 
 
 def told_sql(events: str, fences: str | None = "state.fences") -> str:

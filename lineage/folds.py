@@ -13,6 +13,7 @@ from typing import Any
 
 from weft.lineage import fold_sql
 from weft.lineage.codec import row_of
+from weft.lineage.copying import Copy, copy_together, insert_rows
 from weft.lineage.engine import connect
 from weft.lineage.events import COLUMNS, FAMILIES, Event, family_of
 from weft.lineage.fold_sql import Moment
@@ -29,16 +30,19 @@ _KEYS = "run_uid, flow, run_id"
 #: The states that a checkpoint holds; the state `runs` is a part of `counted`.
 FOLDED = ("fences", "counted", "tasks", "steps", "reuses", "retried", "parameters", "tags", "numbers")
 
-#: The states a state is made from.
-_PARENTS = {
-    **dict.fromkeys(("runs", "steps", "reuses", "retried", "parameters", "tags"), ("fences",)),
-    "tasks": ("runs",),
-    "counted": ("runs", "tasks"),
-    "numbers": ("retried",),
-}
 #: States of few rows, which other questions need again: kept even where the events are too many to copy.
 _KEPT = ("fences", "runs", "reuses", "retried")
 _BUILT = (*_KEPT, "tasks", "counted")
+
+_SCHEMAS = """
+    create schema raw; create schema told; create schema state; create schema fold; create schema call"""
+_DIRTY_TABLES = """;
+    create schema dirty; create table dirty.known (run_uid BLOB, flow VARCHAR, run_id VARCHAR);
+    create table dirty.touched (run_uid BLOB); create table dirty.hidden (part BIGINT, run_uid BLOB)"""
+
+#: States that are empty unless there are events of a kind, which are few.
+_RARE = {"fences": ("run", "run_lost"), "reuses": ("task", "task_reused")}
+_COLUMNS_OF_RARE = {"fences": fold_sql.FENCES_COLUMNS, "reuses": fold_sql.REUSES_COLUMNS}
 
 _FOLDED_FAMILIES = ("run", "task", "artifact")
 _DIRTY = {
@@ -87,17 +91,12 @@ class Folds:
         self._kept = _BUILT if is_building else _KEPT
         self._is_small = not is_building and (connection is not None or is_small(sealed.sizes_bytes()))
         self._folded = None if self._is_small else sealed.folded
+        #: Whether there are events of a kind, and the SQL of the views of believed events.
+        self._has_kind: dict[str, bool] = {}
+        self._told: dict[str, str] = {}
         self.connection = connection or connect(spill_folder)
-        if connection is None:
-            self.connection.execute("set parquet_metadata_cache = true")
-        self.connection.execute(
-            "create schema raw; create schema told; create schema state; create schema dirty; create schema fold; create schema call;"
-            "create table raw.writers (writer BLOB, is_dead BOOLEAN);"
-            "create table raw.clock as select null::BIGINT as now_us;"
-            "create table dirty.known (run_uid BLOB, flow VARCHAR, run_id VARCHAR);"
-            "create table dirty.touched (run_uid BLOB);"
-            "create table dirty.hidden (part BIGINT, run_uid BLOB)"
-        )
+        has_dirty = is_building or self._folded is not None
+        self.connection.execute(_SCHEMAS + _DIRTY_TABLES if has_dirty else _SCHEMAS)
 
     def add(self, events: Iterable[Event]) -> None:
         """Put in events that are in no segment and were not put in before."""
@@ -110,17 +109,18 @@ class Folds:
                 self._touched.add((event.run_uid, event.flow, event.run_id or ""))
         self._forget(self._made)
         self._forget(self._states)
+        self._has_kind.clear()
         self._moment = None
 
     def set_clock(self, liveness: Mapping[bytes, bool], now_us: int | None) -> None:
         """Say what time it is, and which writers are known to live (True) or to be dead (False)."""
-        self.connection.execute("delete from raw.writers")
         rows = [(writer, not lives) for writer, lives in liveness.items()]
         self._writers = tuple(rows) if len(rows) <= _LISTED_MAX else None
-        if self._writers is None:
-            self._insert("raw.writers", {"writer": "BLOB", "is_dead": "BOOLEAN"}, rows)
         self._now_us = now_us
         self._forget(self._made)
+        if self._writers is None:
+            self.connection.execute("create or replace table raw.writers (writer BLOB, is_dead BOOLEAN)")
+            insert_rows(self.connection, "raw.writers", {"writer": "BLOB", "is_dead": "BOOLEAN"}, rows)
         self._moment = None
 
     def unended(self) -> list[tuple[bytes, int]]:
@@ -148,22 +148,24 @@ class Folds:
                 if name in wanted:
                     self._make_folded(name, self._folded)
             return
-        wanted = _with_parents(names)
-        self.need_events(_families_of(wanted))
+        wanted = fold_sql.with_parents(names)
+        self.need_events(fold_sql.families_of(wanted))
         for name in fold_sql.STATES:
             if name in wanted:
                 kind = "table" if self._is_small or name in self._kept else "view"
-                if name == "reuses" and self._is_small and not self._has_reused():
-                    self._make_empty(self._states, "state.reuses", fold_sql.REUSES_COLUMNS)
-                    continue
-                self._make(self._states, f"state.{name}", kind, fold_sql.state_sql(name))
+                if self._is_small and name in _RARE and not self._has_any(*_RARE[name]):
+                    self._make_empty(self._states, f"state.{name}", _COLUMNS_OF_RARE[name])
+                else:
+                    self._make(self._states, f"state.{name}", kind, fold_sql.state_sql(name))
                 if name == "fences":
-                    self._make_told({"run", *_families_of(wanted)}, "raw", "events", "state.fences")
+                    self._make_told({"run", *fold_sql.families_of(wanted)}, "raw", "events", "state.fences")
 
-    def _has_reused(self) -> bool:
-        """Whether any task may be reused: most often none is, and to find that by folding takes ten times as long."""
-        query = "select 1 from raw.task_events where kind = 'task_reused' limit 1"
-        return bool(self.connection.execute(query).fetchall())
+    def _has_any(self, family: str, kind: str) -> bool:
+        """Whether there is an event of a kind that is rare: to find by folding that there is none takes long."""
+        if kind not in self._has_kind:
+            query = f"select 1 from raw.{family}_events where kind = '{kind}' limit 1"
+            self._has_kind[kind] = bool(self.connection.execute(query).fetchall())
+        return self._has_kind[kind]
 
     def need_told(self, families: Iterable[str]) -> None:
         """Make the relations `told.<family>_events`: the events that folds believe."""
@@ -179,11 +181,16 @@ class Folds:
         }
         if self._states.keys() >= set(names.values()):
             return
-        is_fenced = self.rows_in(fences) > 0
+        # Where all events are at hand it is known that nothing is fenced.
+        is_fenced = self._has_kind.get("run_lost", True) and self.rows_in(fences) > 0
         for family, name in names.items():
             if name not in self._states:
                 sql = fold_sql.told_sql(f"{schema}.{family}_{suffix}", fences if is_fenced else None)
-                self._make(self._states, name, "view", sql)
+                if self._told.get(name) != sql:
+                    self.connection.execute(f"create or replace view {name} as {sql}")
+                    self._told[name] = sql
+                # It only names what it is made of, and stays when that is made anew.
+                self._states[name] = ""
 
     def need_folds(self, names: Iterable[str]) -> Moment:
         """Make the relations `fold.<name>`; gives what they were made for."""
@@ -199,7 +206,7 @@ class Folds:
         for name in fold_sql.FOLDS:
             if name in wanted:
                 kind = "table" if self._is_small or name in ("reuses", "lent") else "view"
-                if name == "reuses" and self._is_small and not self._has_reused():
+                if name == "reuses" and self._is_small and not self._has_any(*_RARE[name]):
                     self._make_empty(self._made, "fold.reuses", fold_sql.SHOWN_REUSES_COLUMNS)
                     continue
                 self._make(self._made, f"fold.{name}", kind, fold_sql.fold_sql(name, moment))
@@ -248,14 +255,20 @@ class Folds:
         """Make the events of a family readable, once; insert those that came since."""
         if family not in self._copied:
             self._copied.add(family)
-            if family not in self._opened:
-                self._opened.add(family)
-                columns = ", ".join(f"{name} {sql_type}" for name, sql_type in _COLUMN_TYPES.items())
-                self.connection.execute(f"create table {self._hot(family)} ({columns})")
+            self._open(family)
             self._read_sealed(family)
         waiting = self._waiting.pop(family, None)
         if waiting:
-            self._insert(self._hot(family), _COLUMN_TYPES, [row_of(event) for event in waiting])
+            insert_rows(
+                self.connection, self._hot(family), _COLUMN_TYPES, [row_of(event) for event in waiting]
+            )
+
+    def _open(self, family: str) -> None:
+        """Make the table that events of a family are put into, once."""
+        if family not in self._opened:
+            self._opened.add(family)
+            columns = ", ".join(f"{name} {sql_type}" for name, sql_type in _COLUMN_TYPES.items())
+            self.connection.execute(f"create table {self._hot(family)} ({columns})")
 
     def _read_sealed(self, family: str) -> None:
         if self._is_small:
@@ -279,13 +292,22 @@ class Folds:
 
     def _copy(self, family: str, sealed: Sealed, condition: str = "true") -> None:
         """Copy the events of a family that fulfil a condition into memory."""
-        self.prove_files(file.path for file in sealed.files if file.family == family)
+        copy = self._copy_of(family, sealed, condition)
+        if copy is not None:
+            copy_together(self.connection, [copy])
+
+    def _copy_of(self, family: str, sealed: Sealed, condition: str) -> Copy | None:
+        """How events of a family are copied, whose files are proven; None where there is no file."""
+        files = [file for file in sealed.files if file.family == family]
+        self.prove_files(file.path for file in files)
         source = self._source(family, sealed=sealed)
         if source is None:
-            return
+            return None
+        is_plain = len(files) <= _BY_NAMES_MAX and not any(file.only or file.outdated for file in files)
         if self._as_of_us is not None:
             condition += f" and time_us <= {self._as_of_us}"
-        self.connection.execute(f"insert into raw.{family}_events select * from ({source}) where {condition}")
+        paths = [file.path for file in files] if is_plain else []
+        return Copy(f"raw.{family}_events", paths, source, condition)
 
     def _source(
         self, family: str, is_covered: bool | None = None, sealed: Sealed | None = None
@@ -305,7 +327,7 @@ class Folds:
                 columns = ", ".join(f"{name} {sql_type}" for name, sql_type in _COLUMN_TYPES.items())
                 self.connection.execute(f"create or replace table {table} ({columns})")
                 is_made = True
-            self._insert(table, _COLUMN_TYPES, rows)
+            insert_rows(self.connection, table, _COLUMN_TYPES, rows)
         if not is_made:
             return source
         return f"select * from ({source}) where not ({outdated.condition}) union all select * from {table}"
@@ -331,7 +353,9 @@ class Folds:
         )
         known = set(self._folded.orphans)
         if self._touched:
-            self._insert("dirty.touched", {"run_uid": "BLOB"}, [(uid,) for uid, _, _ in self._touched])
+            insert_rows(
+                self.connection, "dirty.touched", {"run_uid": "BLOB"}, [(uid,) for uid, _, _ in self._touched]
+            )
         if self._touched or self._as_of_us is not None:
             straddles = "false"
             if self._as_of_us is not None:
@@ -345,7 +369,7 @@ class Folds:
                 known.update(self.connection.execute(query).fetchall())
         if known:
             types = {"run_uid": "BLOB", "flow": "VARCHAR", "run_id": "VARCHAR"}
-            self._insert("dirty.known", types, sorted(known))
+            insert_rows(self.connection, "dirty.known", types, sorted(known))
         self._hide([uid for uid, _, _ in known])
         self._is_dirty = bool(known or self._touched)
         self._states["dirty"] = ""
@@ -358,7 +382,7 @@ class Folds:
             (number, uid) for number, part in enumerate(self._folded.parts) for uid in {*part.stale, *known}
         ]
         if rows:
-            self._insert("dirty.hidden", {"part": "BIGINT", "run_uid": "BLOB"}, rows)
+            insert_rows(self.connection, "dirty.hidden", {"part": "BIGINT", "run_uid": "BLOB"}, rows)
         self._hidden = {number for number, _ in rows}
 
     def _make_dirty_events(self, known: list[tuple[bytes, str, str]]) -> None:
@@ -410,8 +434,8 @@ class Folds:
 
     def _fold_dirty(self, name: str) -> None:
         """Make `dirty.<name>`: the state of the dirty runs alone."""
-        wanted = _with_parents([name])
-        families = _families_of(wanted)
+        wanted = fold_sql.with_parents([name])
+        families = fold_sql.families_of(wanted)
         is_known = self.rows_in("dirty.known") > 0
         self.prove_files(
             f.path for f in self._sealed.files if f.family in families and (is_known or not f.is_covered)
@@ -432,9 +456,9 @@ class Folds:
         self._proven.update(wanted)
 
     def _forget(self, made: dict[str, str]) -> None:
-        for name, kind in reversed(made.items()):
-            if kind:
-                self.connection.execute(f"drop {kind} {name}")
+        dropped = ";".join(f"drop {kind} {name}" for name, kind in reversed(made.items()) if kind)
+        if dropped:
+            self.connection.execute(dropped)
         made.clear()
 
     def _make(self, made: dict[str, str], name: str, kind: str, query: str) -> None:
@@ -448,46 +472,17 @@ class Folds:
             self.connection.execute(f"create table {name} ({columns})")
             made[name] = "table"
 
-    def _insert(self, table: str, types: Mapping[str, str], rows: Sequence[tuple[Any, ...]]) -> None:
-        """Insert rows as one list per column. A column that is NULL in all rows is left out; one that is the
-        same in all goes in as one value, but for one column, which says how many rows there are."""
-        names = []
-        parts = []
-        params = []
-        has_list = False
-        for (name, sql_type), values in zip(types.items(), zip(*rows, strict=True), strict=True):
-            is_same = values.count(values[0]) == len(values)
-            if is_same and values[0] is None:
-                continue
-            names.append(name)
-            is_list = not is_same or not has_list
-            has_list = has_list or is_list
-            parts.append(f"unnest(?::{sql_type}[])" if is_list else f"?::{sql_type}")
-            params.append(list(values) if is_list else values[0])
-        if names:
-            self.connection.execute(
-                f"insert into {table} ({', '.join(names)}) select {', '.join(parts)}", params
-            )
-
 
 #: Up to so many runs are written out in a query.
 _LISTED_MAX = 300
+
+#: Files that are copied by the names of their columns: of more each is planned by itself.
+_BY_NAMES_MAX = 2
 
 
 def is_small(sizes_bytes: Iterable[int]) -> bool:
     """Whether segment files of these sizes are copied into memory, so that no checkpoint is worth its while."""
     return sum(sizes_bytes) <= COPIED_BYTES_MAX
-
-
-def _with_parents(names: Iterable[str]) -> set[str]:
-    found = set(names)
-    for name in tuple(found):
-        found |= _with_parents(_PARENTS.get(name, ()))
-    return found
-
-
-def _families_of(states: Iterable[str]) -> set[str]:
-    return {family for state in states for family in fold_sql.STATE_FAMILIES[state]}
 
 
 def _quoted(text: str) -> str:

@@ -31,6 +31,10 @@ class NamedRun(NamedTuple):
     user_name: str | None = None
 
     @property
+    def key(self) -> tuple[str, str]:
+        return self.flow, self.run_id
+
+    @property
     def pathspec(self) -> str:
         return f"{self.flow}/{self.run_id}"
 
@@ -50,6 +54,7 @@ def find_runs_named(store: Answers, names: Iterable[tuple[str, str]]) -> dict[tu
         "from fold.runs "
         f"where flow in ({_marks(flows)}) and run_id in ({_marks(ids)})",
         [*flows, *ids],
+        about=wanted,
     )
     # Flows and ids are asked for apart, so a run may come that nobody wanted.
     return {(row[0], row[1]): NamedRun._make(row) for row in rows if (row[0], row[1]) in wanted}
@@ -66,7 +71,7 @@ def find_run_told(store: Answers, flow: str, run_id: str) -> NamedRun | None:
     query = (
         "select run_uid from told.run_events where flow = ? and run_id = ? and run_uid is not null limit 1"
     )
-    rows = store.rows(query, [flow, run_id])
+    rows = store.rows(query, [flow, run_id], about=[(flow, run_id)])
     return NamedRun(flow, run_id, bytes(rows[0][0]), run_id) if rows else None
 
 

@@ -56,6 +56,7 @@ class _Collector:
         self._runs = (a, b)
         self._params = {"flow_a": a.flow, "run_a": a.run_id, "flow_b": b.flow, "run_b": b.run_id}
         self._has_reused = False
+        self._about = [a.key, b.key]
         #: Whether a task was tried again; not known before it is asked.
         self._has_retried: bool | None = None
         #: By (step, task id), and by the pathspec of the task that really ran where that is another.
@@ -83,7 +84,7 @@ class _Collector:
 
     def _ask(self, columns: str, view: str, more: str = "", params: Any = None) -> list[tuple[Any, ...]]:
         query = f"select {columns} from {_OF_BOTH.format(view=view)} v {more}"
-        return self._store.rows(query, self._params | (params or {}))
+        return self._store.rows(query, self._params | (params or {}), about=self._about)
 
     def _tasks(self) -> Iterable[tuple[Any, ...]]:
         """Side, step, id, place in a foreach, status, seconds, and the pathspec of the origin of each task."""
@@ -93,6 +94,7 @@ class _Collector:
             "case when status not in ('retrying', 'lost') then (ended_us - started_us) / 1e6 end, is_reused "
             f"from fold.tasks where {condition} order by try_cast(task_id as bigint), task_id, step",
             params,
+            about=self._about,
         )
         self._has_reused = any(row[-1] for row in rows)
         if not self._has_reused:
@@ -130,9 +132,8 @@ class _Collector:
         condition, asked = self._of_both()
         retried, named = self._of_both("raw_run_id")
         if self._has_retried is None:
-            self._has_retried = bool(
-                self._store.rows(f"select 1 from state.retried where {retried} limit 1", named)
-            )
+            query = f"select 1 from state.retried where {retried} limit 1"
+            self._has_retried = bool(self._store.rows(query, named, about=self._about))
         only = "true"
         if self._has_retried:
             only = f"""not exists (
@@ -147,6 +148,7 @@ class _Collector:
             ) e where {only}{more}
             """,
             [*asked, *asked, *(named if self._has_retried else ()), *params],
+            about=self._about,
         )
 
     def _pair_artifacts(self) -> tuple[list[ArtifactPair], list[ValuePair], dict[tuple[str, str], int]]:
@@ -184,7 +186,8 @@ class _Collector:
         if not changed:
             return []
         condition, params = self._of_both("raw_run_id")
-        rows = self._store.rows(f"select name, role from state.parameters where {condition}", params)
+        query = f"select name, role from state.parameters where {condition}"
+        rows = self._store.rows(query, params, about=self._about)
         roles = dict(rows)
         # Of a config the keys that differ are told, not the document around them as well.
         parted = {name.partition(".")[0] for name in changed if "." in name and name in roles}
@@ -243,6 +246,7 @@ class _Collector:
             "producer_step, producer_task_id "
             f"from told.use_events where kind = 'artifact_used' and {condition} order by attempt",
             params,
+            about=self._about,
         )
         return self._by_side(rows)
 
@@ -292,6 +296,7 @@ class _Collector:
             "select run_uid, step, task_id, name, digest, payload "
             f"from told.use_events where kind = 'external_used' and {condition} order by attempt, time_us",
             params,
+            about=self._about,
         )
         return map(_touch, self._by_side(rows))
 

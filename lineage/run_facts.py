@@ -15,7 +15,7 @@ from weft.lineage.pairs import RunFacts
 if TYPE_CHECKING:
     from weft.lineage.answers import Answers
 
-__all__ = ["find_run", "read_run_facts"]
+__all__ = ["find_run", "find_runs", "read_run_facts"]
 
 
 def find_run(store: Answers, text: str) -> NamedRun:
@@ -40,6 +40,14 @@ def find_run(store: Answers, text: str) -> NamedRun:
     raise NotFound(f"There is no run {spec.flow}/{spec.run_id} in {store.url}.{hint}")
 
 
+def find_runs(store: Answers, texts: Sequence[str]) -> list[NamedRun]:
+    """The runs that these name, as `find_run` does, fetched together where their ids are given."""
+    specs = [parse_pathspec(text) for text in texts]
+    about = [(spec.flow, spec.run_id) for spec in specs if spec.run_id is not None]
+    store.foresee(about, ("artifact", "use", "other"))
+    return [find_run(store, text) for text in texts]
+
+
 def read_run_facts(store: Answers, runs: Sequence[NamedRun]) -> list[RunFacts]:
     """What is recorded of each of some runs."""
     condition, params = of_runs(runs)
@@ -50,6 +58,7 @@ def read_run_facts(store: Answers, runs: Sequence[NamedRun]) -> list[RunFacts]:
             f"select run_uid, payload from told.{family}_events where kind = '{kind}' and {condition} "
             "order by epoch desc, time_us",
             params,
+            about=[run.key for run in runs],
         ):
             payloads.setdefault(bytes(uid), json.loads(payload) if payload else {})
         told.append(payloads)

@@ -73,6 +73,7 @@ def read_run_record(store: Answers, flow: str, run_id: str) -> RunRecord | None:
     rows = store.rows(
         f"select {', '.join(_RUN_COLUMNS.values())}, raw_run_id, run_uid from fold.runs where flow = ? and run_id = ?",
         [flow, run_id],
+        about=[(flow, run_id)],
     )
     if not rows:
         return None
@@ -112,6 +113,7 @@ def _told(store: Answers, key: list[Any]) -> list[_Told]:
         "and kind in ('run_started', 'parameter_set', 'tag_added', 'tag_removed') "
         f"order by {KEY}",
         key,
+        about=[(key[0], key[1])],
     )
     return [
         _Told(kind, name, value, number, json.loads(payload) if payload else {}, (time_us, writer, seq))
@@ -152,7 +154,7 @@ def _groups(store: Answers, key: list[Any]) -> list[_Group]:
         "select step, status, count(*), min(first_us), max(first_us), max(ended_us) "
         f"from fold.tasks where {_OF_RUN} group by step, status"
     )
-    return [_Group._make(row) for row in store.rows(query, key)]
+    return [_Group._make(row) for row in store.rows(query, key, about=[(key[0], key[1])])]
 
 
 def _steps(store: Answers, key: list[Any], run: Record, groups: list[_Group]) -> list[Record]:
@@ -161,9 +163,8 @@ def _steps(store: Answers, key: list[Any], run: Record, groups: list[_Group]) ->
     for group in groups:
         by_step.setdefault(group.step, []).append(group)
     query = f"select step, make_timestamp(first_us) from state.steps where {_OF_RUN} order by first_us, step"
-    return [
-        _step(run, step, started_at, by_step.get(step, [])) for step, started_at in store.rows(query, key)
-    ]
+    rows = store.rows(query, key, about=[(key[0], key[1])])
+    return [_step(run, step, started_at, by_step.get(step, [])) for step, started_at in rows]
 
 
 def _step(run: Record, step: str, started_at: datetime, groups: list[_Group]) -> Record:

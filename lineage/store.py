@@ -103,12 +103,12 @@ class Store:
             return self._asked(lambda views: self._ask(views, query, frames, params))
 
     def rows(
-        self, query: str, params: Any = None, about: Collection[tuple[str, str]] = ()
+        self, query: str, params: Any = None, about: Collection[tuple[str, str]] | None = ()
     ) -> list[tuple[Any, ...]]:
         """Rows of a query of weft's own, which is not fenced.
 
         `about` are the runs, as (flow, run id), whose events, with those of the origins of their reused tasks, are
-        all that it needs.
+        all that it needs; None: those of all. Where it is not given, the query may say it itself.
         """
         with self._lock:
             return self._asked(lambda views: views.near(query, params, about).rows(query, params))
@@ -139,6 +139,11 @@ class Store:
 
         with self._lock:
             return self._asked(ask)
+
+    def foresee(self, about: Collection[tuple[str, str]], families: Collection[str]) -> None:
+        """Say that several questions about runs follow, and which families of their events these will read."""
+        with self._lock:
+            self._asked(lambda views: views.foresee(about, families))
 
     def has_twins(self) -> bool:
         """Whether two runs share a pathspec, which makes the second `id~2`."""

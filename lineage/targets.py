@@ -100,7 +100,7 @@ def _saved_itself(store: Answers, parts: list[str]) -> Roots | None:
         "select 1 from told.artifact_events where kind = 'artifact_saved' and flow = ? and run_id = ? and step = ? "
         "and task_id = ? and name = ? limit 1"
     )
-    if not store.rows(query, parts):
+    if not store.rows(query, parts, about=[(parts[0], parts[1])]):
         return None
     return Roots([(Place(*parts[:3]), parts[3], parts[4])], [], [])
 
@@ -212,6 +212,7 @@ def _tasks_of(store: Answers, flow: str, run_id: str) -> list[_Task]:
         "select step, task_id, payload ->> '$.parents', producer_flow, producer_run_id, producer_step, producer_task_id "
         "from told.task_events where kind in ('task_created', 'task_reused') and flow = ? and run_id = ? order by seq",
         [flow, run_id],
+        about=[(flow, run_id)],
     )
     return [_task(row) for row in rows]
 
@@ -249,6 +250,7 @@ def _named_tasks(
         f"from told.task_events where flow = ? and run_id = ? and step = ? and task_id is not null{only} "
         "group by task_id order by min(time_us), task_id",
         [flow, run_id, step] + ([] if task_id is None else [task_id]),
+        about=[(flow, run_id)],
     )
     place = Place(flow, run_id, step)
     found = []
@@ -267,7 +269,8 @@ def _of_run(flow: str, run_id: str, tasks: list[_Task], direction: str, store: A
     artifacts: list[tuple[Place, str, str]] = []
     if direction == "down":
         step, task_id = PARAMETERS.split("/")
-        names = store.rows(_TWIN_PARAMETERS if store.has_twins() else _PARAMETERS, [flow, run_id])
+        query = _TWIN_PARAMETERS if store.has_twins() else _PARAMETERS
+        names = store.rows(query, [flow, run_id], about=[(flow, run_id)])
         artifacts = [(Place(flow, run_id, step), task_id, name) for (name,) in names]
     return Roots(artifacts, list(dict.fromkeys(really)), [])
 

@@ -169,12 +169,11 @@ class Task(Recorded):
 
     def _own_status(self) -> str:
         """Of the task that really ran."""
+        status = self.status
+        if self._attempt is None and status != "reused":
+            return status
         rows = self._attempts("status")
-        return (
-            str(rows[0][0])
-            if rows and (self._attempt is not None or self.status == "reused")
-            else self.status
-        )
+        return str(rows[0][0]) if rows else status
 
     def _attempts(self, columns: str) -> list[tuple[Any, ...]]:
         """Columns of the attempt that is shown."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 if TYPE_CHECKING:
@@ -166,7 +166,7 @@ class Uses:
         """Fetch the reads of runs that were not asked for before."""
         for keys in _batches(set(runs) - self._runs.keys()):
             self._runs.update((key, _Run()) for key in keys)
-            rows = self._rows(*self.condition(keys))
+            rows = self._rows(*self.condition(keys), keys)
             self._note_attempts(keys)
             self._note_writers(rows)
             for item in self._counted(rows):
@@ -256,16 +256,16 @@ class Uses:
 
     def _fetch(self, condition: str, params: list[Any]) -> list[Bundle | Touch]:
         """Bundles and touches in any run, which is loaded: it says which attempts count."""
-        rows = self._rows(condition, params)
+        rows = self._rows(condition, params, None)
         self.load((row.place.flow, row.place.run_id) for row in rows)
         return self._counted(rows)
 
-    def _rows(self, condition: str, params: list[Any]) -> list[_Row]:
+    def _rows(self, condition: str, params: list[Any], about: Collection[RunKey] | None) -> list[_Row]:
         found = []
         # The same ids again and again: taken apart once, each text of theirs is hashed once.
         apart: dict[str | None, tuple[str, ...]] = {}
         for uid, flow, run_id, kind, step, attempt, name, *more in self._store.rows(
-            _USES.format(condition), params
+            _USES.format(condition), params, about=about
         ):
             maker_flow, maker_run, maker_step, digest, size_bytes, facts, readers, makers, items = more
             shown = self.shown(uid, flow, run_id)
@@ -331,7 +331,9 @@ class Uses:
         for batch in _batches(set(keys) - self._asked):
             self._asked.update(batch)
             condition, params = self.condition(batch, run_id="raw_run_id")
-            for uid, step, task_id, attempt in self._store.rows(_RETRIED.format(condition), params):
+            for uid, step, task_id, attempt in self._store.rows(
+                _RETRIED.format(condition), params, about=batch
+            ):
                 self._last.setdefault((bytes(uid), step), {})[task_id] = attempt
 
     def _load_saved(self, key: RunKey) -> None:
@@ -339,7 +341,7 @@ class Uses:
         self._note_attempts([key])
         condition, params = self.condition([key])
         for table, kind in (("told.artifact_events", "artifact_saved"), ("told.run_events", "parameter_set")):
-            for row in self._store.rows(_SAVED.format(table, condition, kind), params):
+            for row in self._store.rows(_SAVED.format(table, condition, kind), params, about=[key]):
                 uid, flow, run_id, step, attempt, name, listed = row
                 if self.shown(uid, flow, run_id) == key[1]:
                     last = self._last.get((bytes(uid), step))

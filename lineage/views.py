@@ -9,6 +9,7 @@ from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Any, TypeVar
 
 from weft.lineage import fence, view_sql
+from weft.lineage.copying import insert_rows
 from weft.lineage.engine import load_engine
 from weft.lineage.errors import QueryError
 from weft.lineage.events import FAMILIES, Event
@@ -21,7 +22,7 @@ from weft.lineage.sight import FileGone
 from weft.lineage.sources import Sealed
 from weft.lineage.summaries import SUMMARIES
 
-__all__ = ["CATALOGUE_WORDS", "Views"]
+__all__ = ["CATALOGUE_WORDS", "FAMILIES_OF", "Views"]
 
 T = TypeVar("T")
 
@@ -31,7 +32,7 @@ _UNLIMITED = Limits()
 CATALOGUE_WORDS = ("show", "describe", "information_schema", "duckdb_", "pragma_", "sqlite_", "pg_")
 
 #: The families of believed events that each view reads itself.
-_FAMILIES: dict[str, tuple[str, ...]] = {
+FAMILIES_OF: dict[str, tuple[str, ...]] = {
     **dict.fromkeys(view_sql.VIEWS, ()),
     "attempts": ("task",),
     "artifacts": ("run", "artifact"),
@@ -213,7 +214,7 @@ class Views(Folds):
         columns = ", ".join(f"{column} {sql_type}" for column, sql_type in types.items())
         self.connection.execute(f"create or replace table call.{name} ({columns})")
         if rows:
-            self._insert(f"call.{name}", types, rows)
+            insert_rows(self.connection, f"call.{name}", types, rows)
 
     def _keep_plan(self, name: str, text: str, params: Any) -> None:
         rows = self.connection.execute(text, params).fetchall()
@@ -235,7 +236,7 @@ class Views(Folds):
         words = set(re.findall(r"\w+", re.sub(r"\b(?:raw|told|state|fold)\.\w+", " ", text)))
         is_whole = is_whole or any(word in text for word in CATALOGUE_WORDS)
         views, summaries = _named(words, text, is_whole)
-        families = {family for view in views for family in _FAMILIES[view]}
+        families = {family for view in views for family in FAMILIES_OF[view]}
         schemas = set(re.findall(r"\b(?:raw|told|fold|state)\.\w+", text))
         families |= {family for family in FAMILIES if f"told.{family}_events" in schemas}
         recorded = {family for family in FAMILIES if f"raw.{family}_events" in schemas}
@@ -279,7 +280,7 @@ class Views(Folds):
         if digest is None:
             return None
         fences = "state.fences" if self.rows_in("state.fences") else None
-        events = NarrowedFiles(self).with_digest(_FAMILIES["artifacts"], digest)
+        events = NarrowedFiles(self).with_digest(FAMILIES_OF["artifacts"], digest)
         return view_sql.Sought(digest, {family: f"({told_sql(events[family], fences)})" for family in events})
 
     def _show(self, view: str, sql: str) -> None:

@@ -42,6 +42,8 @@ def trace(
     sides = {}
     for way in ("up", "down") if direction == "both" else (direction,):
         roots = find_roots(store, target, way)
+        places = [*(root[0] for root in roots.artifacts), *(root[0] for root in roots.tasks)]
+        store.foresee({(place.flow, place.run_id) for place in places}, ("use", "artifact"))
         walk = _Walk(uses, details, Side(uses, way), depth, same_content)
         (walk.up if way == "up" else walk.down)(roots)
         sides[way] = walk.side

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from weft.lineage.dependence import EVERY_MODULE, Facts, read_facts
 from weft.lineage.errors import NotFound, UsageError, WeftError
 from weft.lineage.ids import Pathspec, digest_to_text, parse_pathspec
-from weft.lineage.named_runs import NamedRun, find_run_named, of_runs
+from weft.lineage.named_runs import NamedRun, find_run_told, find_runs_named, of_runs
 from weft.lineage.near_names import near
 
 if TYPE_CHECKING:
@@ -97,14 +97,16 @@ class _Task(NamedTuple):
     step: str
     task_id: str
     status: str
-    foreach_path: str | None
-    first_us: int
     key: str | None
     origin: str | None
 
     @property
+    def place(self) -> _Place:
+        return (*self.run.key, self.step, self.task_id)
+
+    @property
     def pathspec(self) -> str:
-        return f"{self.run.flow}/{self.run.run_id}/{self.step}/{self.task_id}"
+        return "/".join(self.place)
 
 
 def explain(store: Answers, target: str) -> Why:
@@ -114,9 +116,9 @@ def explain(store: Answers, target: str) -> Why:
         raise UsageError(
             f"{target} is no task. Write Flow/run/step/task; `weft show {target}` lists its steps."
         )
-    task = _find(store, spec)
-    told = _told(store, task)
-    earlier = _earlier(store, task, told)
+    placed = _placed(store, spec)
+    task, earlier = _with_earlier(store, placed)
+    told = placed.told
     # A reused task has the reads of its origin, and would have run with the code of its own run.
     asked = [(task.origin or task.pathspec, _run_of(task.pathspec))]
     if earlier is None:
@@ -146,29 +148,113 @@ def explain(store: Answers, target: str) -> Why:
 # Which tasks
 
 
-_COLUMNS = (
-    "flow, run_id, run_uid, raw_run_id, step, task_id, status, foreach_path, first_us, task_key, is_reused"
-)
+#: Flow, run id as it is shown, step and task id.
+_Place = tuple[str, str, str, str]
+
+#: The families of events that tell what tasks depended on; those of runs and tasks come with every run.
+_FAMILIES = ("use", "other")
+
+_COLUMNS = "flow, run_id, run_uid, raw_run_id, step, task_id, status, task_key, is_reused"
 
 
-def _find(store: Answers, spec: Pathspec) -> _Task:
+class _Placed(NamedTuple):
+    """A task as its events name it; `told` is what was recorded as it was created."""
+
+    run: NamedRun
+    step: str
+    task_id: str
+    first_us: int
+    foreach_path: str | None
+    may_be_reused: bool
+    told: Mapping[str, Any]
+
+    @property
+    def place(self) -> _Place:
+        return (*self.run.key, self.step, self.task_id)
+
+
+def _placed(store: Answers, spec: Pathspec) -> _Placed:
     """The task that is named; a step of one task needs no more than the step."""
-    parts = [spec.flow, spec.run_id, spec.step]
-    rows = store.rows(
-        f"select {_COLUMNS} from fold.tasks where flow = ? and run_id = ? and step = ? "
-        "order by first_us, try_cast(task_id as bigint), task_id",
-        parts,
-    )
-    ids_of_step = [row[5] for row in rows]
-    found = [row for row in rows if spec.task_id in (None, row[5])]
+    assert spec.run_id is not None
+    assert spec.step is not None
+    run = find_run_told(store, spec.flow, spec.run_id)
+    rows = [] if run is None else _placed_in(store, run, spec.step)
+    found = [row for row in rows if spec.task_id in (None, row.task_id)]
     if len(found) == 1:
-        return _task(store, found[0])
+        return found[0]
     if found:
-        ids = ", ".join(row[5] for row in found[:5])
-        raise UsageError(
-            f"Step {'/'.join(map(str, parts))} has {len(found):,} tasks. Name one of them: {ids}, …."
-        )
-    raise NotFound(_missing(store, spec, ids_of_step))
+        ids = ", ".join(row.task_id for row in found[:5])
+        step = f"{spec.flow}/{spec.run_id}/{spec.step}"
+        raise UsageError(f"Step {step} has {len(found):,} tasks. Name one of them: {ids}, ….")
+    raise NotFound(_missing(store, spec, [row.task_id for row in rows]))
+
+
+def _placed_in(store: Answers, run: NamedRun, step: str) -> list[_Placed]:
+    """The tasks of a step, in the order in which they were first told of."""
+    condition, params = of_runs([run])
+    rows = store.rows(
+        "select task_id, min(time_us), max(foreach_path), bool_or(kind = 'task_reused'), "
+        "arg_min(row(payload), time_us) filter (where kind in ('task_created', 'task_reused')) "
+        f"from told.task_events where {condition} and step = ? and task_id is not null group by task_id "
+        "order by min(time_us), try_cast(task_id as bigint), task_id",
+        [*params, step],
+        about=[run.key],
+    )
+    found = []
+    for task_id, first_us, foreach_path, may_be_reused, told in rows:
+        (payload,) = (None,) if told is None else told.values() if isinstance(told, dict) else told
+        payload = json.loads(payload or "{}")
+        found.append(_Placed(run, step, task_id, first_us, foreach_path, may_be_reused, payload))
+    return found
+
+
+def _with_earlier(store: Answers, placed: _Placed) -> tuple[_Task, _Task | None]:
+    """The task, and what it was compared with when it was created, else the newest finished one before it at its place."""
+    named = (placed.told.get("why") or {}).get("earlier")
+    if placed.may_be_reused:
+        named = _tasks(store, [placed.place])[placed.place].origin or named
+    if named is None:
+        place = _newest_before(store, placed)
+    else:
+        flow, _, rest = named.partition("/")
+        run_id, _, rest = rest.partition("/")
+        step, _, task_id = rest.partition("/")
+        place = (flow, run_id, step, task_id) if named.count("/") == 3 else None
+    found = _tasks(store, [placed.place] if place is None else [placed.place, place])
+    return found[placed.place], None if place is None else found.get(place)
+
+
+def _tasks(store: Answers, places: Sequence[_Place]) -> dict[_Place, _Task]:
+    """Tasks by their places; without those that are not there."""
+    about = {(flow, run_id) for flow, run_id, _, _ in places}
+    store.foresee(about, _FAMILIES)
+    columns = [sorted(set(names)) for names in zip(*places, strict=True)]
+    condition = " and ".join(
+        f"{column} in ({', '.join('?' for _ in names)})"
+        for column, names in zip(("flow", "run_id", "step", "task_id"), columns, strict=True)
+    )
+    rows = store.rows(
+        f"select {_COLUMNS} from fold.tasks where {condition}",
+        [name for names in columns for name in names],
+        about=about,
+    )
+    return {task.place: task for task in (_task(store, row) for row in rows) if task.place in places}
+
+
+def _newest_before(store: Answers, placed: _Placed) -> _Place | None:
+    """The newest finished task of another run that was at the same place earlier."""
+    # How a task came to its end does not depend on who lives.
+    told = ("state.tasks", "raw_run_id", "(is_reused or ended in ('succeeded', 'caught'))")
+    shown = ("fold.tasks", "run_id", "status in ('succeeded', 'caught', 'reused')")
+    relation, run_id, is_done = shown if store.has_twins() else told
+    rows = store.rows(
+        f"select flow, {run_id}, step, task_id from {relation} where flow = ? and step = ? and {run_id} <> ? "
+        f"and first_us < ? and foreach_path is not distinct from ? and {is_done} "
+        f"order by first_us desc, {run_id} || '/' || step || '/' || task_id limit 1",
+        [placed.run.flow, placed.step, placed.run.run_id, placed.first_us, placed.foreach_path],
+        about=None,
+    )
+    return rows[0] if rows else None
 
 
 def _missing(store: Answers, spec: Pathspec, task_ids: list[str]) -> str:
@@ -191,47 +277,14 @@ def _missing(store: Answers, spec: Pathspec, task_ids: list[str]) -> str:
 
 
 def _task(store: Answers, row: tuple[Any, ...]) -> _Task:
-    flow, run_id, uid, raw_run_id, step, task_id, status, foreach_path, first_us, key, is_reused = row
+    flow, run_id, uid, raw_run_id, step, task_id, status, key, is_reused = row
     origin = None
     if is_reused:
         ((origin, key),) = store.rows(
             "select origin_pathspec, task_key from tasks where flow = ? and run_id = ? and step = ? and task_id = ?",
             [flow, run_id, step, task_id],
         )
-    run = NamedRun(flow, run_id, bytes(uid), raw_run_id)
-    return _Task(run, step, task_id, status, foreach_path, first_us, key, origin)
-
-
-def _told(store: Answers, task: _Task) -> Mapping[str, Any]:
-    """What was recorded as a task was created."""
-    condition, params = of_runs([task.run])
-    rows = store.rows(
-        f"select payload from told.task_events where {condition} and step = ? and task_id = ? "
-        "and kind in ('task_created', 'task_reused') order by time_us limit 1",
-        [*params, task.step, task.task_id],
-    )
-    payload: Mapping[str, Any] = json.loads(rows[0][0] or "{}") if rows else {}
-    return payload
-
-
-def _earlier(store: Answers, task: _Task, told: Mapping[str, Any]) -> _Task | None:
-    """What the task was compared with when it was created, else the newest finished one before it at its place."""
-    named = task.origin or (told.get("why") or {}).get("earlier")
-    if named is not None:
-        if named.count("/") != 3:
-            return None
-        rows = store.rows(
-            f"select {_COLUMNS} from fold.tasks where flow = ? and run_id = ? and step = ? and task_id = ?",
-            named.split("/"),
-        )
-        return _task(store, rows[0]) if rows else None
-    rows = store.rows(
-        f"select {_COLUMNS} from fold.tasks where flow = ? and step = ? and run_id <> ? and first_us < ? "
-        "and foreach_path is not distinct from ? and status in ('succeeded', 'caught', 'reused') "
-        "order by first_us desc, run_id || '/' || step || '/' || task_id limit 1",
-        [task.run.flow, task.step, task.run.run_id, task.first_us, task.foreach_path],
-    )
-    return _task(store, rows[0]) if rows else None
+    return _Task(NamedRun(flow, run_id, bytes(uid), raw_run_id), step, task_id, status, key, origin)
 
 
 def _reason(task: _Task, told: Mapping[str, Any], earlier: _Task | None, is_forced: bool | None) -> str:
@@ -291,17 +344,48 @@ def _compared(
     return found
 
 
+_SAVED = "flow, run_id, run_uid, step, task_id, name, attempt, value"
+
+#: What tasks saved themselves, and parameters, as the view `artifacts` has it.
+_VALUES = f"""
+    select e.flow, e.run_id, e.step, e.task_id, e.name, e.value from (
+        select {_SAVED} from told.artifact_events where kind = 'artifact_saved' and {{0}}
+        union all select {_SAVED} from told.run_events where kind = 'parameter_set' and {{0}}
+    ) e anti join state.retried x on x.run_uid = e.run_uid and x.flow = e.flow and x.raw_run_id = e.run_id
+        and x.step = e.step and x.task_id = e.task_id and e.attempt < x.final_attempt"""
+
+
 def _values(store: Answers, pathspecs: Collection[str]) -> dict[str, str]:
     """Short values of artifacts, where they are recorded, by pathspec."""
     if not pathspecs:
         return {}
-    runs = {(flow, run_id) for flow, run_id, *_ in (path.split("/") for path in pathspecs)}
-    rows = store.rows(
-        "select pathspec, value from artifacts where pathspec in (select unnest(?::VARCHAR[])) and value is not null",
-        [sorted(pathspecs)],
-        about=runs,
-    )
-    return {path: value for path, value in rows if len(value) <= _VALUE_SHOWN}
+    places = [path.split("/", 4) for path in pathspecs]
+    runs = {(flow, run_id) for flow, run_id, *_ in places}
+    found: dict[str, str | None] = {}
+    if not store.has_twins():
+        columns = [sorted(set(names)) for names in zip(*places, strict=True)]
+        condition = " and ".join(
+            f"{column} in ({', '.join('?' for _ in names)})"
+            for column, names in zip(("flow", "run_id", "step", "task_id", "name"), columns, strict=True)
+        )
+        params = [name for names in columns for name in names]
+        rows = store.rows(_VALUES.format(condition), params * 2, about=runs)
+        found.update(("/".join(place), value) for *place, value in rows)
+    # Those of reused tasks, and runs that are called another way than their events have it.
+    others = set(pathspecs) - found.keys()
+    if others:
+        found.update(
+            store.rows(
+                "select pathspec, value from artifacts where pathspec in (select unnest(?::VARCHAR[]))",
+                [sorted(others)],
+                about=runs,
+            )
+        )
+    return {
+        path: value
+        for path, value in found.items()
+        if path in pathspecs and value is not None and len(value) <= _VALUE_SHOWN
+    }
 
 
 def _code_texts(store: Answers, task: str) -> dict[tuple[str, str], str]:
@@ -309,7 +393,8 @@ def _code_texts(store: Answers, task: str) -> dict[tuple[str, str], str]:
     from weft.lineage.code_units import units_of
     from weft.lineage.comparison import read_code
 
-    run = find_run_named(store, *_run_of(task))
+    key = _run_of(task)
+    run = find_runs_named(store, [key]).get(key)
     if run is None or run.code_digest is None:
         return {}
     try:

@@ -166,6 +166,20 @@ def test_results_outlive_what_was_copied_for_them(story: Story, monkeypatch: pyt
         assert first.fetchall() == [("x", "Plain/1/start/1/x", None)]
 
 
+def test_where_many_runs_are_at_hand_a_question_about_others_begins_anew(
+    story: Story, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("weft.lineage.near._MANY_RUNS", 2)
+    numbers = "0011231404"
+    with story.store() as store:
+        found = [store.sql(ARTIFACTS, flow="Plain", run_id=number).fetchall() for number in numbers]
+    # The last run shows what the first one saved.
+    origins = [None if number != "4" else "Plain/0/start/1" for number in numbers]
+    assert found == [
+        [("x", f"Plain/{number}/start/1/x", origin)] for number, origin in zip(numbers, origins, strict=True)
+    ]
+
+
 def test_the_catalogue_shows_each_view_once(story: Story) -> None:
     with story.store() as store:
         store.sql(ARTIFACTS, flow="Plain", run_id="1")
