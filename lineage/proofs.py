@@ -13,7 +13,8 @@ from weft.lineage.storage import Storage
 
 __all__ = ["Proofs", "check_segment_file", "sha256_of_file"]
 
-_CHUNK_BYTES = 1024 * 1024
+#: Small enough that reading has no part in the peak of a command's memory.
+_CHUNK_BYTES = 256 * 1024
 
 #: hashlib lets go of the interpreter: two threads hash files in half the time, if there is something to hash.
 _WORTH_A_THREAD_BYTES = 1024 * 1024
