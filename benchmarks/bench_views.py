@@ -8,6 +8,8 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
+from functools import partial
+from itertools import islice
 from typing import Any, NamedTuple
 
 from benchmarks.measure import best_of, run_python
@@ -25,6 +27,10 @@ __all__ = ["measure_views"]
 _NEWEST = 20
 _EVERYTHING = "select r.status, count(*), sum(tasks), sum(tasks_failed) from runs r group by all"
 _LIST = ["-m", "weft", "runs", "--limit", str(_NEWEST), "--json"]
+
+#: What is read of events and not of states, and how many runs are asked about.
+_VIEWS_OF_EVENTS = ("attempts", "artifacts", "artifact_uses", "external_uses", "events")
+_FIRST_RUNS = 20
 
 _BOTH = """
     select flow, run_id, started_at from runs
@@ -60,6 +66,7 @@ def measure_views(folder: str, repeats: int) -> list[Figure]:
             store.sql("select * from runs order by started_at desc limit 20").fetchall()
             figures.append(Figure("open, newest 20 runs", (time.perf_counter() - start) * 1e3, "ms"))
             figures += [_ask(store, question, repeats) for question in _questions(store)]
+            figures += _first_questions(store)
             (middle,) = store.sql("select quantile_disc(started_at, 0.5) from runs").rows[0]
         with Store(storage, as_of=_utc(middle)) as then:
             figures.append(_ask(then, _newest("as of the middle, newest 20", "40 ms"), repeats))
@@ -134,6 +141,29 @@ def _ask(store: Store, question: _Question, repeats: int) -> Figure:
         f"as many rows of bare DuckDB ({count})",
         question.target,
     )
+
+
+def _first_questions(store: Store) -> Iterator[Figure]:
+    """Of runs that nobody asked about before, once all files that hold their events are proven."""
+    for view in _VIEWS_OF_EVENTS:
+        store.sql(f"select count(*) from {view}").fetchall()
+    keys = store.sql("select flow, run_id from runs where tasks > 0 order by flow, run_id").rows
+    asks: dict[str, Callable[[str, str], object]] = {
+        **{view: partial(_of_run, store, view) for view in _VIEWS_OF_EVENTS},
+        "Run.successful": lambda flow, run_id: store.run(f"{flow}/{run_id}").successful,
+    }
+    chosen = iter(keys[:: max(1, len(keys) // (len(asks) * _FIRST_RUNS))])
+    for name, ask in asks.items():
+        timings = [_timed(partial(ask, *key)) for key in islice(chosen, _FIRST_RUNS)]
+        if timings:
+            yield Figure(
+                f"first question about a run: {name}", statistics.median(timings) * 1e3, "ms", target="20 ms"
+            )
+
+
+def _of_run(store: Store, view: str, flow: str, run_id: str) -> object:
+    query = f"from {view} where flow = $flow and run_id = $run_id"
+    return store.sql(query, flow=flow, run_id=run_id).fetchall()
 
 
 def _bare(count: int) -> Callable[[], object]:
