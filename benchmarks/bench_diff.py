@@ -11,9 +11,9 @@ from benchmarks.report import Figure, answer_of
 from benchmarks.workloads import Size, run_events
 from weft.lineage.description import create_store
 from weft.lineage.engine import load_engine
-from weft.lineage.events import Event
 from weft.lineage.journal import Journal
 from weft.lineage.local import LocalStorage
+from weft.lineage.schema import Event
 from weft.lineage.store import Store
 
 __all__ = ["measure_diff"]

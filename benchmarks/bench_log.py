@@ -15,11 +15,11 @@ from benchmarks.report import Figure, answer_of
 from benchmarks.workloads import Size, history
 from weft.lineage.codec import HEADER_BYTES, decode, read_payloads
 from weft.lineage.collector import CollectorPause
-from weft.lineage.events import Event
 from weft.lineage.journal import Journal
 from weft.lineage.local import LocalStorage
 from weft.lineage.log import EventLog
 from weft.lineage.paths import JOURNALS, journal_name
+from weft.lineage.schema import Event
 
 __all__ = ["measure_append", "measure_read", "measure_seal"]
 

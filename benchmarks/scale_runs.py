@@ -10,8 +10,9 @@ from typing import NamedTuple
 import msgpack
 
 from weft.lineage import events
-from weft.lineage.events import Content, Event, Level, RunRef
+from weft.lineage.events import Content, Level, RunRef
 from weft.lineage.ids import Pathspec, TaskRef
+from weft.lineage.schema import Event
 
 __all__ = [
     "Batch",

@@ -8,8 +8,9 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 from weft.lineage import events
-from weft.lineage.events import Content, Event, Level, RunRef
+from weft.lineage.events import Content, Level, RunRef
 from weft.lineage.ids import Pathspec
+from weft.lineage.schema import Event
 from weft.lineage.serializers import dump
 
 __all__ = [

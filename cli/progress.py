@@ -13,8 +13,8 @@ from weft.cli.format import escape_controls, format_duration, truncate
 from weft.cli.output import Output
 from weft.lineage import clock
 from weft.lineage.errors import UsageError
-from weft.lineage.events import Event
 from weft.lineage.ids import TaskRef
+from weft.lineage.schema import Event
 from weft.runtime.console import Line
 
 __all__ = ["Progress"]

@@ -19,11 +19,11 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from weft.lineage.errors import WeftError
-from weft.lineage.events import COLUMNS
 from weft.lineage.fold_sql import STATES, state_sql
 from weft.lineage.folds import FOLDED
 from weft.lineage.manifest import Piece, Segment
 from weft.lineage.paths import CACHE
+from weft.lineage.schema import COLUMNS
 from weft.lineage.sources import Folded, FoldedPart
 from weft.lineage.storage import Storage
 from weft.lineage.upcast import UPCASTERS

@@ -7,7 +7,7 @@ A frame is a header of 20 bytes, then the payload. The header, little endian:
     header crc   u32   crc32 of the 12 bytes before
     payload crc  u32   crc32 of the payload
 
-The payload is a msgpack list: the event's columns in the order of `events.COLUMNS`, from `kind` on.
+The payload is a msgpack list: the event's columns in the order of `schema.COLUMNS`, from `kind` on.
 Columns at the end that hold their default are left out. `writer` is not repeated: the file's name says it.
 """
 
@@ -22,7 +22,7 @@ from zlib import crc32
 
 import msgpack
 
-from weft.lineage.events import Event
+from weft.lineage.schema import Event
 
 __all__ = [
     "HEADER_BYTES",

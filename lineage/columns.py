@@ -12,7 +12,7 @@ from itertools import chain, zip_longest
 from typing import Any, NamedTuple
 
 from weft.lineage.codec import json_text
-from weft.lineage.events import COLUMNS, FAMILIES, family_of
+from weft.lineage.schema import COLUMNS, FAMILIES, family_of
 
 __all__ = ["Columns", "arrow_field", "lowest_versions"]
 

@@ -15,7 +15,6 @@ from weft.lineage.collector import CollectorPause
 from weft.lineage.columns import lowest_versions
 from weft.lineage.coverage import Coverage
 from weft.lineage.errors import NotFound, StoreDamaged
-from weft.lineage.events import FAMILIES
 from weft.lineage.manifest import (
     Piece,
     Segment,
@@ -29,6 +28,7 @@ from weft.lineage.merging import MergedFile, Source
 from weft.lineage.paths import SEGMENTS, incoming_id
 from weft.lineage.proofs import Proofs, check_segment_file
 from weft.lineage.ranges import Ranges, Spans, settle
+from weft.lineage.schema import FAMILIES
 from weft.lineage.segments import SegmentWriter
 from weft.lineage.storage import Storage
 

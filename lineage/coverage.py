@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Iterator, Sequence
 
 from weft.lineage.codec import decode_frame, encode
-from weft.lineage.events import Event, journal_closed
+from weft.lineage.events import journal_closed
 from weft.lineage.paths import JournalName
 from weft.lineage.ranges import Ranges, Spans
+from weft.lineage.schema import Event
 from weft.lineage.storage import Storage, StoredFile
 
 __all__ = ["Coverage", "Overlaps", "uncovered_journals"]

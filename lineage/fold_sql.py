@@ -11,8 +11,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
-from weft.lineage.events import KINDS
 from weft.lineage.projections import LEASE_US
+from weft.lineage.schema import KINDS
 
 __all__ = [
     "ATTEMPT_ENDS",

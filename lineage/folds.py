@@ -15,8 +15,8 @@ from weft.lineage import fold_sql
 from weft.lineage.codec import row_of
 from weft.lineage.copying import Copy, copy_together, insert_rows
 from weft.lineage.engine import connect
-from weft.lineage.events import COLUMNS, FAMILIES, Event, family_of
 from weft.lineage.fold_sql import Moment
+from weft.lineage.schema import COLUMNS, FAMILIES, Event, family_of
 from weft.lineage.sources import Folded, Sealed, SealedFile, upcast_rows
 
 __all__ = ["FOLDED", "Folds", "is_small"]

@@ -8,7 +8,6 @@ from typing import NamedTuple
 
 from weft.lineage.coverage import Coverage, uncovered_journals
 from weft.lineage.errors import NotFound, StoreDamaged
-from weft.lineage.events import Event
 from weft.lineage.journal import parse_journal
 from weft.lineage.manifest import Segment, read_segment_file, segments_of
 from weft.lineage.paths import (
@@ -22,6 +21,7 @@ from weft.lineage.paths import (
     segment_name,
 )
 from weft.lineage.ranges import Range, Ranges
+from weft.lineage.schema import Event
 from weft.lineage.storage import Storage, StoredFile, get_many
 
 __all__ = ["Holdings", "coverage_of", "holdings_of", "spans_of"]

@@ -18,8 +18,9 @@ from typing import TYPE_CHECKING, Literal, NamedTuple, Protocol
 from weft.lineage import clock
 from weft.lineage.codec import Flaw, decode_frame, encode, scan
 from weft.lineage.errors import NotFound, StoreConflict, StoreDamaged, StoreError, StoreUnavailable
-from weft.lineage.events import Event, journal_closed
+from weft.lineage.events import journal_closed
 from weft.lineage.paths import JOURNALS, JournalName, journal_name, journal_path
+from weft.lineage.schema import Event
 from weft.lineage.storage import AppendFile, Storage
 
 if TYPE_CHECKING:

@@ -10,8 +10,8 @@ from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 from weft.lineage.codec import decode, kind_of
-from weft.lineage.events import Event, family_of
 from weft.lineage.paths import JournalName
+from weft.lineage.schema import Event, family_of
 
 __all__ = ["JournalEvents", "Narrowed", "Wanted"]
 

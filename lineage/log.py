@@ -12,7 +12,6 @@ from weft.lineage.compaction import CompactReport, compact_segments
 from weft.lineage.coverage import Coverage, Overlaps, uncovered_journals
 from weft.lineage.description import read_description
 from weft.lineage.errors import NotFound, StoreUnavailable
-from weft.lineage.events import FAMILIES, Event
 from weft.lineage.journal import is_closed, is_writer_dead, parse_journal, read_journal
 from weft.lineage.journal_events import JournalEvents, Narrowed, Wanted
 from weft.lineage.leftovers import LEFTOVER_S, remove_leftovers
@@ -29,6 +28,7 @@ from weft.lineage.paths import JOURNALS, SEGMENTS, JournalName, incoming_id, jou
 from weft.lineage.projections import is_from_elsewhere
 from weft.lineage.proofs import Proofs
 from weft.lineage.ranges import Ranges, Spans
+from weft.lineage.schema import FAMILIES, Event
 from weft.lineage.sealing import SealReport, grace_of, seal_journals, take_lock
 from weft.lineage.segments import read_piece
 from weft.lineage.storage import Storage, StoredFile

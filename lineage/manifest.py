@@ -27,9 +27,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from weft.lineage.errors import NotFound, StoreDamaged, StoreTooNew
-from weft.lineage.events import FAMILIES, KINDS
 from weft.lineage.paths import SEGMENTS, SegmentName, segment_name
 from weft.lineage.ranges import Range, Ranges, Spans, settle
+from weft.lineage.schema import FAMILIES, KINDS
 from weft.lineage.storage import Storage
 
 __all__ = [

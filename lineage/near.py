@@ -12,9 +12,9 @@ from collections.abc import Callable, Collection, Iterable, Sequence
 from typing import Any
 
 from weft.lineage.copying import copy_together
-from weft.lineage.events import FAMILIES, Event
 from weft.lineage.places import events_in, segment_key
 from weft.lineage.run_demands import RunKey, runs_demanded
+from weft.lineage.schema import FAMILIES, Event
 from weft.lineage.sources import Sealed, SealedFile
 from weft.lineage.view_sql import VIEW_NAMES
 from weft.lineage.views import CATALOGUE_WORDS, FAMILIES_OF, Views

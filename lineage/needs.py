@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from typing import Any, NamedTuple
 
-from weft.lineage.events import KINDS, Event
 from weft.lineage.references import REFERRING_FAMILIES, WITHOUT_OBJECT, code_files, named_objects, pathspec_of
+from weft.lineage.schema import KINDS, Event
 from weft.lineage.storage import Storage
 
 __all__ = ["Missing", "Needs", "needed_sql"]

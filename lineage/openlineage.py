@@ -14,8 +14,8 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 from weft.lineage.code_units import units_of
-from weft.lineage.events import Event
 from weft.lineage.ids import digest_to_text
+from weft.lineage.schema import Event
 from weft.lineage.version import VERSION
 
 __all__ = [

@@ -15,10 +15,10 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from weft.lineage.errors import WeftError
-from weft.lineage.events import COLUMNS, Event
 from weft.lineage.objects import Objects
 from weft.lineage.openlineage import NAMESPACE, Document, Lookup, TableSchema, key_of, translate
 from weft.lineage.paths import object_path
+from weft.lineage.schema import COLUMNS, Event
 from weft.lineage.storage import Storage, get_or_none
 from weft.lineage.table_columns import columns_of_footer
 

@@ -11,8 +11,9 @@ from collections.abc import Iterable
 from collections.abc import Set as AbstractSet
 from typing import Any
 
-from weft.lineage.events import KINDS, Event, Level, Payload
+from weft.lineage.events import Level
 from weft.lineage.ids import Pathspec
+from weft.lineage.schema import KINDS, Event, Payload
 
 __all__ = ["DONE", "LEASE_US", "AttemptState", "RunState", "TaskState", "fold", "is_from_elsewhere"]
 

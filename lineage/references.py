@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator
 
 from weft.lineage.errors import WeftError
-from weft.lineage.events import KINDS, Event
 from weft.lineage.objects import Objects
+from weft.lineage.schema import KINDS, Event
 from weft.lineage.storage import Storage
 
 __all__ = ["REFERRING_FAMILIES", "WITHOUT_OBJECT", "code_files", "named_objects", "pathspec_of"]

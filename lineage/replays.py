@@ -8,8 +8,8 @@ from math import inf, nan
 from typing import Any, NamedTuple
 
 from weft.lineage.codec import encode
-from weft.lineage.events import COLUMNS, Event
 from weft.lineage.ranges import Range, Ranges
+from weft.lineage.schema import COLUMNS, Event
 
 __all__ = ["Replay", "replay"]
 

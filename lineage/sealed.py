@@ -7,11 +7,11 @@ from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 from weft.lineage.errors import StoreDamaged, WeftError
-from weft.lineage.events import COLUMNS, FAMILIES
 from weft.lineage.manifest import Segment
 from weft.lineage.objects import Objects
 from weft.lineage.paths import object_path
 from weft.lineage.ranges import Spans
+from weft.lineage.schema import COLUMNS, FAMILIES
 from weft.lineage.segments import load_duckdb, schema_map_sql
 from weft.lineage.serializers import is_pickle, load
 from weft.lineage.storage import Storage

@@ -21,12 +21,12 @@ from weft.lineage.collector import CollectorPause
 from weft.lineage.columns import Columns
 from weft.lineage.coverage import Coverage, Overlaps, uncovered_journals
 from weft.lineage.errors import NotFound, StoreConflict, StoreDamaged
-from weft.lineage.events import Event
 from weft.lineage.journal import is_closed, is_fence, is_writer_dead, parse_journal, read_journal
 from weft.lineage.manifest import Segment, SegmentFile, list_segment_files, segments_of
 from weft.lineage.paths import CACHE, JOURNALS, JournalName, journal_name
 from weft.lineage.proofs import check_segment_file
 from weft.lineage.ranges import Range, Ranges
+from weft.lineage.schema import Event
 from weft.lineage.segments import write_segment
 from weft.lineage.storage import Lock, Storage, StoredFile
 

@@ -1,7 +1,7 @@
 """Segment files: events written as Parquet, and read back once their sha256 was found right.
 
 Writing needs pyarrow, reading needs DuckDB; both are imported where they are used. Schema and reader map
-come from `events.COLUMNS`, because a wrong field id gives another column's values without an error.
+come from `schema.COLUMNS`, because a wrong field id gives another column's values without an error.
 """
 
 from __future__ import annotations
@@ -12,7 +12,6 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from weft.lineage.errors import NotFound, StoreDamaged
-from weft.lineage.events import COLUMNS, FAMILIES, Event
 from weft.lineage.manifest import (
     FOOTER_KEY,
     RANGES_KEY,
@@ -27,6 +26,7 @@ from weft.lineage.manifest import (
 from weft.lineage.paths import SegmentName, segment_path
 from weft.lineage.proofs import Proofs
 from weft.lineage.ranges import Ranges
+from weft.lineage.schema import COLUMNS, FAMILIES, Event
 from weft.lineage.storage import Storage
 from weft.lineage.upcast import upcast
 

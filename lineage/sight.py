@@ -11,11 +11,11 @@ from typing import NamedTuple
 
 from weft.lineage.checkpoint import Checkpoint, CheckpointBroken, digest_of, read_checkpoint
 from weft.lineage.errors import NotFound, WeftError
-from weft.lineage.events import Event, family_of
 from weft.lineage.log import EventLog
 from weft.lineage.manifest import Piece, read_segment_file
 from weft.lineage.paths import JOURNALS, SEGMENTS, journal_name, segment_name
 from weft.lineage.proofs import sha256_of_file
+from weft.lineage.schema import Event, family_of
 from weft.lineage.sources import Sealed, SealedFile
 from weft.lineage.storage import Storage
 from weft.lineage.upcast import outdated_kinds

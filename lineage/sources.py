@@ -12,8 +12,8 @@ from typing import Any, NamedTuple
 
 from weft.lineage import view_sql
 from weft.lineage.codec import row_of
-from weft.lineage.events import COLUMNS, FAMILIES, KINDS, Event
 from weft.lineage.ranges import Spans
+from weft.lineage.schema import COLUMNS, FAMILIES, KINDS, Event
 from weft.lineage.upcast import upcast
 
 __all__ = ["Folded", "FoldedPart", "Outdated", "Sealed", "SealedFile", "upcast_rows"]

@@ -12,7 +12,6 @@ from weft.lineage.checkpoint import Checkpoint, CheckpointBroken
 from weft.lineage.description import find_store, read_description
 from weft.lineage.engine import is_interrupt
 from weft.lineage.errors import NotFound, StoreUnavailable, UsageError
-from weft.lineage.events import Event
 from weft.lineage.folds import is_small
 from weft.lineage.limits import Limits
 from weft.lineage.log import EventLog
@@ -23,6 +22,7 @@ from weft.lineage.objects import Objects
 from weft.lineage.paths import JOURNALS, SEGMENTS
 from weft.lineage.recorded import set_opener
 from weft.lineage.result import Result
+from weft.lineage.schema import Event
 from weft.lineage.sight import FileGone, Prover, Sight, look
 from weft.lineage.sources import Sealed
 from weft.lineage.storage import Storage

@@ -22,7 +22,6 @@ from weft.lineage.columns import Columns
 from weft.lineage.coverage import Coverage, uncovered_journals
 from weft.lineage.description import create_store, read_description
 from weft.lineage.errors import NotFound, StoreConflict, StoreDamaged, StoreUnavailable, UsageError
-from weft.lineage.events import Event
 from weft.lineage.holdings import Holdings, coverage_of, holdings_of, spans_of
 from weft.lineage.ids import digest_to_text
 from weft.lineage.journal import JournalContent, parse_journal
@@ -31,6 +30,7 @@ from weft.lineage.memory import MemoryStorage
 from weft.lineage.paths import OBJECTS, JournalName, incoming_path, journal_path, object_path
 from weft.lineage.proofs import Proofs
 from weft.lineage.ranges import Range, Ranges
+from weft.lineage.schema import Event
 from weft.lineage.sealed import SealedReader
 from weft.lineage.segments import raise_if_gone, write_segment
 from weft.lineage.storage import Storage, get_many

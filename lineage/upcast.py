@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 
-from weft.lineage.events import KINDS, Event
+from weft.lineage.schema import KINDS, Event
 
 __all__ = ["UPCASTERS", "outdated_kinds", "upcast", "upcast_all"]
 

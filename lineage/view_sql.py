@@ -1,7 +1,7 @@
 """The SQL text of the views that users ask, over events and folds. Pure.
 
 Schemas of one in-memory database: `raw` holds the events (a table or view for each family, with the columns of
-`events.COLUMNS`), `told` those of them that folds believe, `state` and `fold` what became of runs and tasks (see
+`schema.COLUMNS`), `told` those of them that folds believe, `state` and `fold` what became of runs and tasks (see
 `fold_sql`), and `main` the views. Every part of a view carries flow and run_id as recorded, so that a condition on them reaches the
 statistics of the segments.
 """
@@ -11,9 +11,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
-from weft.lineage.events import COLUMNS, FAMILIES
 from weft.lineage.fold_sql import ATTEMPT_ENDS, FOLDS, PACKED, STATES, Moment, fold_sql, state_sql, told_sql
 from weft.lineage.ranges import Spans
+from weft.lineage.schema import COLUMNS, FAMILIES
 from weft.lineage.summaries import SUMMARIES
 
 __all__ = [

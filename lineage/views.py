@@ -12,12 +12,12 @@ from weft.lineage import fence, view_sql
 from weft.lineage.copying import insert_rows
 from weft.lineage.engine import load_engine
 from weft.lineage.errors import QueryError
-from weft.lineage.events import FAMILIES, Event
 from weft.lineage.fold_sql import FOLDS, STATES, told_sql
 from weft.lineage.folds import Folds
 from weft.lineage.limits import Limits, TimeIsUp, run_interruptible
 from weft.lineage.narrowed_files import NarrowedFiles
 from weft.lineage.narrowing import digest_demanded
+from weft.lineage.schema import FAMILIES, Event
 from weft.lineage.sight import FileGone
 from weft.lineage.sources import Sealed
 from weft.lineage.summaries import SUMMARIES

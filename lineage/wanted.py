@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
-from weft.lineage.events import Event
 from weft.lineage.needs import Missing, Needs, needed_sql
 from weft.lineage.references import REFERRING_FAMILIES, code_files, named_objects
+from weft.lineage.schema import Event
 from weft.lineage.storage import Storage
 
 __all__ = ["Wanted"]

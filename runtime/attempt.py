@@ -9,10 +9,11 @@ from typing import Any, NamedTuple
 
 from weft.lineage import clock, events
 from weft.lineage.errors import NotFound, NotSerializable, StoreError, UsageError
-from weft.lineage.events import Content, Event, Payload
+from weft.lineage.events import Content
 from weft.lineage.ids import Pathspec, digest_from_text, parse_pathspec
 from weft.lineage.objects import Objects
 from weft.lineage.reads import ClientRead
+from weft.lineage.schema import Event, Payload
 from weft.lineage.serializers import Dumped, dump, is_pickle, load
 from weft.runtime.config import Config, view_of
 from weft.runtime.current import Running

@@ -9,9 +9,9 @@ from typing import NamedTuple
 import msgpack
 
 from weft.lineage import clock, events
-from weft.lineage.events import Event
 from weft.lineage.ids import TaskRef
 from weft.lineage.objects import Objects
+from weft.lineage.schema import Event
 
 __all__ = ["ConsoleStream", "Line"]
 

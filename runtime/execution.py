@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from weft.lineage import clock, events
 from weft.lineage.collector import CollectorPause
 from weft.lineage.errors import NotSerializable, StoreError, UsageError
-from weft.lineage.events import Content, Event, Payload, RunRef
+from weft.lineage.events import Content, RunRef
 from weft.lineage.journal import Journal, fence
 from weft.lineage.objects import Objects
+from weft.lineage.schema import Event, Payload
 from weft.lineage.serializers import dump, is_pickle
 from weft.lineage.storage import Storage
 from weft.lineage.stores import open_spool

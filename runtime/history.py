@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
-from weft.lineage.events import Content, Event, Level, Payload
+from weft.lineage.events import Content, Level
 from weft.lineage.ids import Pathspec
 from weft.lineage.projections import RunState, TaskState
+from weft.lineage.schema import Event, Payload
 from weft.runtime.items import Item
 from weft.runtime.keys import (
     Dependencies,

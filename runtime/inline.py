@@ -12,8 +12,8 @@ from contextlib import contextmanager
 from typing import Any, TextIO
 
 from weft.lineage import clock, events
-from weft.lineage.events import Event
 from weft.lineage.objects import Objects
+from weft.lineage.schema import Event
 from weft.runtime.attempt import Attempt
 from weft.runtime.console import ConsoleStream
 from weft.runtime.flow import FlowSpec

@@ -12,7 +12,8 @@ import json
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from weft.lineage.events import Event, Level, Payload
+from weft.lineage.events import Level
+from weft.lineage.schema import Event, Payload
 from weft.runtime.reach import EVERY_MODULE, FOREACH_STACK, INDEX, FlowReach, StepReach
 from weft.runtime.refs import Table
 

@@ -14,9 +14,10 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from weft.lineage import clock, events
-from weft.lineage.events import Content, Event, Level, RunRef
+from weft.lineage.events import Content, Level, RunRef
 from weft.lineage.ids import Pathspec, TaskRef
 from weft.lineage.journal import Place
+from weft.lineage.schema import Event
 from weft.runtime.graph import Graph
 from weft.runtime.items import Item
 from weft.runtime.machine import (

@@ -6,11 +6,11 @@ import contextlib
 from typing import NamedTuple
 
 from weft.lineage.errors import WeftError
-from weft.lineage.events import Event
 from weft.lineage.ids import TaskRef
 from weft.lineage.objects import Objects
 from weft.lineage.openlineage import Translation
 from weft.lineage.openlineage_sinks import FileSink, MissedNote, documents_of, lookup_in, text_of
+from weft.lineage.schema import Event
 from weft.lineage.storage import Storage
 from weft.runtime.console import Line
 from weft.runtime.scheduler import Watcher

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from weft.lineage.events import Event, Level, Payload
+from weft.lineage.events import Level
+from weft.lineage.schema import Event, Payload
 from weft.runtime.graph import Graph, Node
 
 __all__ = [

@@ -8,11 +8,11 @@ from typing import Any, NamedTuple
 from weft.lineage import clock
 from weft.lineage.collector import CollectorPause
 from weft.lineage.errors import NotFound, UsageError
-from weft.lineage.events import KINDS, Event, Payload
 from weft.lineage.ids import Pathspec
 from weft.lineage.log import EventLog
 from weft.lineage.objects import Objects
 from weft.lineage.projections import LEASE_US, RunState, fold, is_from_elsewhere
+from weft.lineage.schema import KINDS, Event, Payload
 from weft.lineage.serializers import is_pickle
 from weft.lineage.storage import Storage
 from weft.runtime.graph import Graph

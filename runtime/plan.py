@@ -10,7 +10,8 @@ from collections.abc import Iterable
 from typing import Any, NamedTuple
 
 from weft.lineage import events
-from weft.lineage.events import Content, Event, RunRef, format_foreach_path
+from weft.lineage.events import Content, RunRef, format_foreach_path
+from weft.lineage.schema import Event
 from weft.runtime.graph import Graph, Node
 from weft.runtime.history import Earlier, Missing
 from weft.runtime.items import Item

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 
-from weft.lineage.events import Payload
+from weft.lineage.schema import Payload
 
 __all__ = ["is_alive", "this_process"]
 

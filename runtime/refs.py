@@ -9,10 +9,11 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
-from weft.lineage.events import Content, Event
+from weft.lineage.events import Content
 from weft.lineage.ids import Pathspec
 from weft.lineage.journal import Place, read_event_at
 from weft.lineage.objects import Objects
+from weft.lineage.schema import Event
 from weft.lineage.serializers import Dumped, load
 
 __all__ = [

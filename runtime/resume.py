@@ -14,8 +14,9 @@ from typing import Any, NamedTuple
 
 from weft.lineage import events
 from weft.lineage.errors import UsageError
-from weft.lineage.events import Content, Event, Payload, RunRef
+from weft.lineage.events import Content, RunRef
 from weft.lineage.projections import DONE
+from weft.lineage.schema import Event, Payload
 from weft.runtime.graph import Graph, Node
 from weft.runtime.history import Earlier, History, Missing, Origin, content_of, role_of
 from weft.runtime.keys import UNKNOWN, Dependency, FlowCode, Sight, StepCode, look_up

@@ -16,9 +16,10 @@ from collections.abc import Callable
 from typing import Any, NamedTuple, Protocol
 
 from weft.lineage import clock, events
-from weft.lineage.events import Content, Event, RunRef
+from weft.lineage.events import Content, RunRef
 from weft.lineage.ids import TaskRef
 from weft.lineage.objects import Objects
+from weft.lineage.schema import Event
 from weft.runtime.console import ConsoleStream, Line
 from weft.runtime.items import Item
 from weft.runtime.launcher import Channels, Exit, Launcher, LaunchFailed

@@ -13,7 +13,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from functools import lru_cache
 from typing import Any, NamedTuple
 
-from weft.lineage.events import Payload
+from weft.lineage.schema import Payload
 from weft.runtime.keys import UNKNOWN, Dependencies, Dependency, Sight, StepCode, look_up
 
 __all__ = ["Outer", "Shape", "parse_shape", "reads_of", "sight_digest"]

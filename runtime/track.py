@@ -8,10 +8,11 @@ from typing import Any, TypeVar
 
 from weft.lineage import events, reads
 from weft.lineage.errors import UsageError
-from weft.lineage.events import Event, RunRef
+from weft.lineage.events import RunRef
 from weft.lineage.external import Fingerprint, fingerprint, normalized
 from weft.lineage.ids import TaskRef
 from weft.lineage.reads import ClientRead
+from weft.lineage.schema import Event
 from weft.runtime.parameters import Parameter
 
 __all__ = [

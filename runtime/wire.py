@@ -17,7 +17,7 @@ from typing import Any
 
 import msgpack
 
-from weft.lineage.events import Event
+from weft.lineage.schema import Event
 
 __all__ = ["MessageReader", "event_of", "pack_message", "receive_message", "row_of", "send_message"]
 

@@ -18,11 +18,11 @@ import pytest
 
 from tests.servers import S3, moto
 from weft.lineage import clock
-from weft.lineage.events import Event
 from weft.lineage.local import LocalStorage
 from weft.lineage.log import EventLog
 from weft.lineage.objects import Objects
 from weft.lineage.projections import RunState, TaskState, fold
+from weft.lineage.schema import Event
 from weft.lineage.serializers import load
 
 _PRELUDE = (

@@ -15,11 +15,12 @@ import pytest
 from weft.cli.main import main
 from weft.lineage import events
 from weft.lineage.description import create_store
-from weft.lineage.events import Content, Event, Level, RunRef
+from weft.lineage.events import Content, Level, RunRef
 from weft.lineage.ids import Pathspec
 from weft.lineage.journal import Journal
 from weft.lineage.local import LocalStorage
 from weft.lineage.objects import Objects
+from weft.lineage.schema import Event
 
 #: The manifest of the code, as an object of the store.
 MANIFEST = b'{"entry": "f.py", "files": {}}'

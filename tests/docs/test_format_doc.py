@@ -11,10 +11,10 @@ from typing import Any
 import pytest
 
 from weft.lineage.description import FORMAT
-from weft.lineage.events import COLUMNS, FAMILIES, KINDS
 from weft.lineage.local import LocalStorage
 from weft.lineage.log import EventLog
 from weft.lineage.manifest import SEGMENT_FORMAT
+from weft.lineage.schema import COLUMNS, FAMILIES, KINDS
 from weft.lineage.verify import verify
 
 DOCUMENT = (Path(__file__).parent.parent.parent / "docs" / "format.md").read_text(encoding="utf-8")

@@ -10,11 +10,12 @@ import pytest
 
 from weft.lineage import events as kinds
 from weft.lineage.description import create_store
-from weft.lineage.events import Content, Event, Level, RunRef
+from weft.lineage.events import Content, Level, RunRef
 from weft.lineage.ids import Pathspec, TaskRef
 from weft.lineage.journal import Journal
 from weft.lineage.local import LocalStorage
 from weft.lineage.objects import Objects
+from weft.lineage.schema import Event
 from weft.lineage.serializers import dump
 from weft.lineage.store import Store
 

@@ -16,12 +16,13 @@ from weft.lineage import events as kinds
 from weft.lineage.checkpoint import CHECKPOINTS, DESCRIPTION_PATH, read_checkpoint
 from weft.lineage.checkpointing import refresh_checkpoint
 from weft.lineage.description import create_store
-from weft.lineage.events import Event, RunRef
+from weft.lineage.events import RunRef
 from weft.lineage.folds import Folds
 from weft.lineage.ids import Pathspec, TaskRef
 from weft.lineage.journal import Journal
 from weft.lineage.local import LocalStorage
 from weft.lineage.log import EventLog
+from weft.lineage.schema import Event
 from weft.lineage.sources import Sealed
 from weft.lineage.store import Store
 from weft.lineage.view_sql import VIEWS

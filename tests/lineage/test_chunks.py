@@ -5,11 +5,11 @@ from __future__ import annotations
 import pytest
 
 from weft.lineage.errors import StoreConflict, StoreUnavailable
-from weft.lineage.events import Event
 from weft.lineage.journal import Journal, fence, read_journal
 from weft.lineage.log import EventLog
 from weft.lineage.memory import MemoryStorage
 from weft.lineage.paths import JOURNALS, JournalName, journal_path
+from weft.lineage.schema import Event
 from weft.lineage.storage import Data
 from weft.lineage.verify import verify
 

@@ -22,7 +22,8 @@ from weft.lineage.codec import (
     row_of,
     scan,
 )
-from weft.lineage.events import COLUMNS, KINDS, Event, journal_closed
+from weft.lineage.events import journal_closed
+from weft.lineage.schema import COLUMNS, KINDS, Event
 
 WRITER = bytes(range(16))
 TIME_US = 1_800_000_000_000_000

@@ -17,13 +17,14 @@ from weft.lineage import events as ev
 from weft.lineage.columns import Columns
 from weft.lineage.compaction import Candidate, plan
 from weft.lineage.errors import NotFound
-from weft.lineage.events import Event, RunRef
+from weft.lineage.events import RunRef
 from weft.lineage.journal import Journal
 from weft.lineage.local import LocalStorage
 from weft.lineage.log import EventLog
 from weft.lineage.manifest import pieces_of
 from weft.lineage.memory import MemoryStorage
 from weft.lineage.ranges import Range, Ranges
+from weft.lineage.schema import Event
 from weft.lineage.segments import write_segment
 from weft.lineage.storage import Storage
 from weft.lineage.verify import verify

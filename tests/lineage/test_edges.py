@@ -8,8 +8,9 @@ import pytest
 from weft.lineage import events as kinds
 from weft.lineage.edges import Edge, Graph
 from weft.lineage.errors import NotFound, UsageError
-from weft.lineage.events import Event, Level
+from weft.lineage.events import Level
 from weft.lineage.log import EventLog
+from weft.lineage.schema import Event
 
 
 def ids(graph: Graph) -> set[str]:

@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from weft.lineage import codec
-from weft.lineage.events import COLUMNS, FAMILIES, Event
 from weft.lineage.journal import Journal
 from weft.lineage.local import LocalStorage
 from weft.lineage.log import EventLog
+from weft.lineage.schema import COLUMNS, FAMILIES, Event
 
 DOCUMENT = Path(__file__).parents[2] / "docs" / "format.md"
 

@@ -17,7 +17,6 @@ from hypothesis.stateful import Bundle, RuleBasedStateMachine, initialize, invar
 
 from weft.lineage import clock
 from weft.lineage.errors import NotFound, StoreConflict, StoreDamaged, StoreUnavailable
-from weft.lineage.events import Event
 from weft.lineage.journal import (
     Journal,
     is_closed,
@@ -29,6 +28,7 @@ from weft.lineage.journal import (
 from weft.lineage.local import LocalStorage
 from weft.lineage.memory import MemoryStorage
 from weft.lineage.paths import JournalName, journal_path
+from weft.lineage.schema import Event
 
 
 def _tag(name: str) -> Event:
@@ -177,7 +177,7 @@ def test_killed_writer_is_dead_and_what_it_synced_is_there(storage: LocalStorage
     program = textwrap.dedent(
         """
         import sys
-        from weft.lineage.events import Event
+        from weft.lineage.schema import Event
         from weft.lineage.journal import Journal
         from weft.lineage.local import LocalStorage
         journal = Journal.create(LocalStorage(sys.argv[1]))

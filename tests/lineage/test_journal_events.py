@@ -8,9 +8,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from weft.lineage.codec import HEADER_BYTES, encode
-from weft.lineage.events import FAMILIES, KINDS, Event, family_of
 from weft.lineage.journal_events import JournalEvents, Narrowed, Wanted
 from weft.lineage.paths import JournalName
+from weft.lineage.schema import FAMILIES, KINDS, Event, family_of
 
 NAME = JournalName(bytes(range(16)), 40)
 

@@ -15,13 +15,14 @@ import pytest
 from weft.lineage import events as ev
 from weft.lineage.codec import HEADER_BYTES, Frame, encode, scan
 from weft.lineage.errors import NotFound, StoreDamaged, StoreUnavailable
-from weft.lineage.events import COLUMNS, Event, RunRef
+from weft.lineage.events import RunRef
 from weft.lineage.journal import Journal
 from weft.lineage.local import LocalStorage
 from weft.lineage.log import EventLog
 from weft.lineage.manifest import footer_of
 from weft.lineage.memory import MemoryStorage
 from weft.lineage.paths import JournalName, journal_name, journal_path, segment_name
+from weft.lineage.schema import COLUMNS, Event, family_of
 from weft.lineage.storage import Storage
 
 PAST_GRACE_S = -1.0
@@ -83,7 +84,7 @@ def test_sealing_changes_no_event(is_local: bool, storage: LocalStorage) -> None
 
 def test_segment_has_one_file_for_each_family_with_events(storage: LocalStorage) -> None:
     journal = Journal.create(storage)
-    journal.append([event for event in run_events("1") if ev.family_of(event.kind) in ("run", "use")])
+    journal.append([event for event in run_events("1") if family_of(event.kind) in ("run", "use")])
     journal.close()
     (segment,) = EventLog(storage).seal(force=True).segments
     assert segment.rows == {"run": 3, "use": 3, "other": 1}
@@ -111,7 +112,7 @@ def test_events_are_narrowed_in_journals_and_segments_alike(storage: LocalStorag
 def test_events_of_some_families_only(storage: LocalStorage) -> None:
     write_run(storage, "1").close()
     log = EventLog(storage)
-    wanted = [e for e in log.events() if ev.family_of(e.kind) in ("run", "use")]
+    wanted = [e for e in log.events() if family_of(e.kind) in ("run", "use")]
     for _ in range(2):
         assert log.events(families=("run", "use")) == wanted
         told = log.events(families=("run", "use"), kinds=("run_started", "artifact_used", "task_created"))
@@ -129,7 +130,7 @@ def test_what_may_not_be_needed_is_read_with_the_rest_and_told_when_asked_for(
     write_run(storage, "2").close()
     log = EventLog(storage, keeps_tail)
     everything = log.events(run_id="1", families=("run", "task", "use"))
-    uses = [e for e in everything if ev.family_of(e.kind) == "use"]
+    uses = [e for e in everything if family_of(e.kind) == "use"]
     told: list[list[Event]] = []
     for _ in range(2):
         found, later = log.events_and_later(("run", "task"), ("use",), "Hello", "1")
@@ -161,9 +162,9 @@ def test_checksum_that_is_right_over_what_is_no_event_hides_that_frame_alone(sto
     assert log.events() == others
     assert list(log.damaged) == [journal.path]
     log = EventLog(storage, keeps_tail=True)
-    assert log.events(families=("run",)) == [e for e in others if ev.family_of(e.kind) == "run"]
+    assert log.events(families=("run",)) == [e for e in others if family_of(e.kind) == "run"]
     _, later = log.events_and_later(("run",), ("use",))
-    assert later() == [e for e in others if ev.family_of(e.kind) == "use"]
+    assert later() == [e for e in others if family_of(e.kind) == "use"]
     assert list(log.damaged) == [journal.path]
 
 

@@ -8,11 +8,11 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from weft.lineage import clock, sealing
-from weft.lineage.events import Event
 from weft.lineage.journal import Journal
 from weft.lineage.log import EventLog
 from weft.lineage.memory import MemoryStorage
 from weft.lineage.paths import JOURNALS, SEGMENTS
+from weft.lineage.schema import Event
 from weft.lineage.verify import verify
 
 _KINDS = ("run_started", "task_created", "artifact_saved", "artifact_used", "kind_of_a_newer_weft")

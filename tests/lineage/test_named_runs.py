@@ -11,12 +11,13 @@ from weft.lineage import events as kinds
 from weft.lineage.comparison import compare_runs
 from weft.lineage.contents import read_recorded
 from weft.lineage.errors import NotFound, UsageError
-from weft.lineage.events import Event, Level, RunRef
+from weft.lineage.events import Level, RunRef
 from weft.lineage.ids import Pathspec, digest_to_text
 from weft.lineage.journal import Journal
 from weft.lineage.named_runs import find_run_named, find_run_told, find_runs_named
 from weft.lineage.records import Records
 from weft.lineage.run_records import read_run_record
+from weft.lineage.schema import Event
 from weft.lineage.store import Store
 from weft.lineage.targets import find_roots
 

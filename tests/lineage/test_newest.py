@@ -13,10 +13,11 @@ from tests.faults import seeds
 from tests.lineage.test_checkpoint import History
 from weft.lineage import events as kinds
 from weft.lineage.checkpoint import CheckpointBroken
-from weft.lineage.events import Event, RunRef
+from weft.lineage.events import RunRef
 from weft.lineage.ids import Pathspec
 from weft.lineage.log import EventLog
 from weft.lineage.newest import Listing, newest_runs
+from weft.lineage.schema import Event
 from weft.lineage.sight import Prover, look
 from weft.lineage.sources import Sealed
 from weft.lineage.store import Store

@@ -18,10 +18,10 @@ from typing import Any
 
 import pytest
 
-from weft.lineage.events import Event
 from weft.lineage.local import LocalStorage
 from weft.lineage.log import EventLog
 from weft.lineage.paths import journal_name
+from weft.lineage.schema import Event
 from weft.lineage.store import Store
 from weft.lineage.upcast import upcast
 from weft.lineage.verify import verify

@@ -5,9 +5,10 @@ import itertools
 import pytest
 
 from weft.lineage import events as kinds
-from weft.lineage.events import Content, Event, Level, RunRef
+from weft.lineage.events import Content, Level, RunRef
 from weft.lineage.ids import Pathspec
 from weft.lineage.projections import LEASE_US, RunState, fold
+from weft.lineage.schema import Event
 
 RUN = RunRef(b"1" * 16, "Hello", "1")
 TASK = RUN.task("fit", "2")

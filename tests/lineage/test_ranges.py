@@ -11,13 +11,13 @@ from hypothesis import strategies as st
 from weft.lineage.columns import Columns
 from weft.lineage.coverage import Coverage, uncovered_journals
 from weft.lineage.errors import StoreDamaged
-from weft.lineage.events import Event
 from weft.lineage.journal import Journal
 from weft.lineage.log import EventLog
 from weft.lineage.manifest import FOOTER_KEY, RANGES_KEY, footer_of, pieces_of
 from weft.lineage.memory import MemoryStorage
 from weft.lineage.paths import journal_name
 from weft.lineage.ranges import Range, Ranges, Spans, settle
+from weft.lineage.schema import Event
 from weft.lineage.segments import write_segment
 
 WRITERS = [bytes([60 * number]) * 16 for number in range(4)]

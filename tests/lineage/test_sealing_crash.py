@@ -7,10 +7,10 @@ from typing import TypeVar
 
 import pytest
 
-from weft.lineage.events import Event
 from weft.lineage.journal import Journal
 from weft.lineage.log import EventLog
 from weft.lineage.memory import MemoryStorage
+from weft.lineage.schema import Event
 from weft.lineage.storage import Data
 from weft.lineage.verify import verify
 

@@ -9,7 +9,6 @@ from pathlib import Path
 import pytest
 
 from weft.lineage.errors import NotFound, StoreDamaged
-from weft.lineage.events import Event
 from weft.lineage.journal import Journal, read_event_at
 from weft.lineage.local import LocalStorage
 from weft.lineage.log import EventLog
@@ -17,6 +16,7 @@ from weft.lineage.memory import MemoryStorage
 from weft.lineage.objects import Objects
 from weft.lineage.paths import JOURNALS, OBJECTS, object_path
 from weft.lineage.remote import RemoteStorage
+from weft.lineage.schema import Event
 from weft.lineage.spool import Spool
 from weft.lineage.stores import open_spool
 

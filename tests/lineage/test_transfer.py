@@ -16,13 +16,14 @@ from tests.faults import Crash, Disk, Fault, FaultyStorage, seeds
 from weft.lineage import events as kinds
 from weft.lineage.description import create_store, read_description
 from weft.lineage.errors import NotFound, StoreError, StoreTooNew, UsageError
-from weft.lineage.events import Content, Event, RunRef
+from weft.lineage.events import Content, RunRef
 from weft.lineage.journal import Journal
 from weft.lineage.local import LocalStorage
 from weft.lineage.log import EventLog
 from weft.lineage.memory import MemoryStorage
 from weft.lineage.objects import Objects
 from weft.lineage.paths import JOURNALS, OBJECTS, SEGMENTS, incoming_path, object_path
+from weft.lineage.schema import Event
 from weft.lineage.storage import Storage
 from weft.lineage.store import Store
 from weft.lineage.stores import open_storage

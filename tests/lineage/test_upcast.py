@@ -7,12 +7,12 @@ from pathlib import Path
 
 import pytest
 
-from weft.lineage.events import KINDS, Event
 from weft.lineage.journal import Journal, read_journal
 from weft.lineage.local import LocalStorage
 from weft.lineage.log import EventLog
 from weft.lineage.memory import MemoryStorage
 from weft.lineage.paths import JOURNALS
+from weft.lineage.schema import KINDS, Event
 from weft.lineage.upcast import UPCASTERS, upcast, upcast_all
 
 STORES = Path(__file__).parent.parent / "fixtures" / "stores"

@@ -11,10 +11,11 @@ from weft.lineage import upcast
 from weft.lineage.checkpoint import read_checkpoint
 from weft.lineage.checkpointing import refresh_checkpoint
 from weft.lineage.description import create_store
-from weft.lineage.events import KINDS, Event, RunRef
+from weft.lineage.events import RunRef
 from weft.lineage.journal import Journal
 from weft.lineage.local import LocalStorage
 from weft.lineage.log import EventLog
+from weft.lineage.schema import KINDS, Event
 from weft.lineage.store import Store
 
 RUN = RunRef(b"1" * 16, "Hello", "1")

@@ -10,9 +10,10 @@ from hypothesis import strategies as st
 
 from weft.lineage import events as kinds
 from weft.lineage.errors import QueryError
-from weft.lineage.events import Event, Level, RunRef
+from weft.lineage.events import Level, RunRef
 from weft.lineage.ids import Pathspec
 from weft.lineage.projections import LEASE_US, RunState, fold
+from weft.lineage.schema import Event
 from weft.lineage.sources import Sealed
 from weft.lineage.views import Views
 

@@ -8,8 +8,9 @@ from typing import Any
 import pytest
 
 from weft.lineage import events
-from weft.lineage.events import Event, RunRef
+from weft.lineage.events import RunRef
 from weft.lineage.ids import Pathspec
+from weft.lineage.schema import Event
 from weft.runtime.graph import Graph
 from weft.runtime.machine import (
     CancelAttempts,

@@ -24,13 +24,13 @@ import pytest
 from tests import faults
 from weft.lineage.description import create_store, read_description
 from weft.lineage.errors import NotFound, StoreDamaged, WeftError
-from weft.lineage.events import Event
 from weft.lineage.journal import Journal, parse_journal
 from weft.lineage.local import LocalStorage
 from weft.lineage.log import EventLog
 from weft.lineage.memory import MemoryStorage
 from weft.lineage.objects import Objects
 from weft.lineage.paths import object_path
+from weft.lineage.schema import Event
 from weft.lineage.serializers import dump, load
 from weft.lineage.verify import verify
 

@@ -15,10 +15,10 @@ from pathlib import Path
 import pytest
 
 from tests import faults
-from weft.lineage.events import Event
 from weft.lineage.journal import Journal
 from weft.lineage.local import LocalStorage
 from weft.lineage.log import EventLog
+from weft.lineage.schema import Event
 from weft.lineage.verify import verify
 
 _SEED = faults.seeds([11])[0]

@@ -29,11 +29,11 @@ from tests.faults import Crash, Disk, Fault, FaultyStorage, RemoteFaultyStorage
 from tests.simulation.world import Content, World, contents, tidy
 from weft.lineage.description import create_store, read_description
 from weft.lineage.errors import NotFound, StoreUnavailable
-from weft.lineage.events import Event
 from weft.lineage.journal import Journal
 from weft.lineage.log import EventLog
 from weft.lineage.objects import Objects
 from weft.lineage.paths import JOURNALS
+from weft.lineage.schema import Event
 from weft.lineage.verify import Problem, verify
 
 

@@ -18,11 +18,11 @@ import pytest
 from tests import faults
 from weft.lineage.description import create_store
 from weft.lineage.errors import StoreUnavailable
-from weft.lineage.events import Event
 from weft.lineage.journal import Journal
 from weft.lineage.local import LocalStorage
 from weft.lineage.log import EventLog
 from weft.lineage.objects import Objects
+from weft.lineage.schema import Event
 from weft.lineage.verify import verify
 
 if TYPE_CHECKING:

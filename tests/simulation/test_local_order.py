@@ -20,11 +20,11 @@ from tests import faults
 from tests.faults import Disk, Inode
 from tests.simulation.world import Content, World, contents, tidy
 from weft.lineage.errors import StoreConflict, StoreUnavailable
-from weft.lineage.events import Event
 from weft.lineage.journal import Journal
 from weft.lineage.local import LocalStorage
 from weft.lineage.log import EventLog
 from weft.lineage.objects import Objects
+from weft.lineage.schema import Event
 from weft.lineage.verify import verify
 
 

@@ -23,11 +23,12 @@ from hypothesis.stateful import (
 from tests.faults import FaultyStorage
 from weft.lineage import clock, events
 from weft.lineage.description import create_store
-from weft.lineage.events import Event, RunRef
+from weft.lineage.events import RunRef
 from weft.lineage.journal import Journal
 from weft.lineage.log import EventLog
 from weft.lineage.paths import CACHE, JOURNALS, SEGMENTS
 from weft.lineage.projections import fold
+from weft.lineage.schema import Event
 from weft.lineage.store import Store
 from weft.lineage.verify import verify
 

@@ -37,7 +37,7 @@ _WRITERS = 4
 #: A writer by itself: says each event that was acknowledged, after it was.
 _WRITER = """
 import sys
-from weft.lineage.events import Event
+from weft.lineage.schema import Event
 from weft.lineage.journal import Journal
 from weft.lineage.stores import open_storage
 journal = Journal.create(open_storage(sys.argv[1]))

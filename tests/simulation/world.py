@@ -6,10 +6,10 @@ import random
 from collections.abc import Callable
 
 from weft.lineage.description import create_store
-from weft.lineage.events import Event
 from weft.lineage.journal import Journal
 from weft.lineage.log import EventLog
 from weft.lineage.objects import Objects
+from weft.lineage.schema import Event
 from weft.lineage.storage import Storage
 
 __all__ = ["Content", "World", "contents", "tidy"]
