@@ -45,6 +45,10 @@ def _end(code: object) -> NoReturn:
     import atexit
     from contextlib import suppress
 
+    if "weft.lineage.engine" in sys.modules:
+        from weft.lineage.engine import wait_for_prepared
+
+        wait_for_prepared()
     atexit._run_exitfuncs()
     for stream in (sys.stdout, sys.stderr):
         # Whoever read it may be gone.

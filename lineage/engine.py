@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import os
+from contextlib import suppress
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from threading import Thread
 
-__all__ = ["connect", "is_interrupt", "let_go", "load_engine", "prepare"]
+__all__ = ["connect", "is_interrupt", "let_go", "load_engine", "prepare", "wait_for_prepared"]
 
 _THREADS_MAX = 8
 _MEMORY_BYTES_MIN = 512 * 1024 * 1024
@@ -52,7 +53,13 @@ def prepare() -> None:
     from threading import Thread
 
     made: list[Any] = []
-    thread = Thread(target=lambda: made.append(_connect()), name="weft-engine")
+
+    def work() -> None:
+        # What fails here fails again where it is needed, and says why there.
+        with suppress(Exception):
+            made.append(_connect())
+
+    thread = Thread(target=work, name="weft-engine")
     _prepared = (thread, made)
     thread.start()
 
@@ -64,13 +71,18 @@ def connect(spill_folder: str) -> Any:
     if _prepared is not None:
         (thread, made), _prepared = _prepared, None
         thread.join()
-        # What failed there fails here again, and says why.
         _kept = connection = made[0] if made else None
     connection = connection or _connect()
     if spill_folder:
         folder = spill_folder.replace("'", "''")
         connection.execute(f"set temp_directory = '{folder}'")
     return connection
+
+
+def wait_for_prepared() -> None:
+    """Wait until no connection is being made any more: a process that ends would do so in the midst of it."""
+    if _prepared is not None:
+        _prepared[0].join()
 
 
 def let_go() -> None:
