@@ -114,7 +114,7 @@ class Graph:
             yield None, _node_of(twin.key, Fact(twin.digest, twin.size_bytes))
 
     def links(self) -> list[Edge]:
-        """Every edge, each once."""
+        """Every edge, each once, by kind and ends."""
         found: dict[Edge, None] = {}
         for side in self.sides.values():
             for bundle in side.bundles:
@@ -130,7 +130,7 @@ class Graph:
                 found[Edge("generated_by", external.id, f"{touch.place}/{touch.task_id}")] = None
         for twin in self.same:
             found[Edge("same_content", _id_of(twin.of), _id_of(twin.key))] = None
-        return list(found)
+        return sorted(found, key=_in_order_of_ends)
 
     @cached_property
     def same(self) -> list[Twin]:
@@ -222,6 +222,18 @@ class Graph:
             "text/html": self._repr_html_(),
             "text/vnd.mermaid": self.mermaid(),
         }
+
+
+_KINDS = ("used", "generated_by", "same_content")
+
+
+def _in_order_of_ends(edge: Edge) -> tuple[int, str, str, int]:
+    return (
+        _KINDS.index(edge.kind),
+        edge.source,
+        edge.target,
+        -1 if edge.item_index is None else edge.item_index,
+    )
 
 
 def _in_order(item: tuple[tuple[Any, ...], int]) -> tuple[object, ...]:

@@ -254,6 +254,10 @@ def test_a_wide_foreach_is_one_line_one_node_and_one_group(story: Any) -> None:
     assert {"kind": "artifact", "flow": "Wide", "run_id": "1", "step": "fit", "name": "y", "count": 300,
             "task_ids": ["2", "3", "4"]} in document["groups"]  # fmt: skip
     assert len(document["nodes"]) == 604
+    # In whatever order DuckDB told of them.
+    used = [link[1:3] for link in graph.links() if link.kind == "used"]
+    assert len(used) == 600
+    assert used == sorted(used)
     # One of them alone is made from one of the items.
     assert store.lineage("Wide/1/fit/7/y").links() == [
         Edge("used", "Wide/1/fit/7", "Wide/1/start/1/xs", 5),
