@@ -13,7 +13,7 @@ from weft.lineage.codec import decode, kind_of
 from weft.lineage.paths import JournalName
 from weft.lineage.schema import Event, family_of
 
-__all__ = ["JournalEvents", "Narrowed", "Wanted"]
+__all__ = ["JournalEvents", "Narrowed", "Selection"]
 
 #: So much of a payload tells its kind, of all kinds there are, and is the same in thousands of events.
 _HEAD_BYTES = 21
@@ -43,7 +43,7 @@ class Narrowed(NamedTuple):
         return all(needle in data for needle in needles)
 
 
-class Wanted:
+class Selection:
     """Events of some families, or of some kinds of theirs."""
 
     __slots__ = ("_families", "_heads", "_kinds", "_known")
@@ -83,7 +83,7 @@ class JournalEvents:
         self._writer, self._first_seq = name
         self._slots = list(slots)
 
-    def of(self, wanted: Wanted) -> list[Event]:
+    def of(self, wanted: Selection) -> list[Event]:
         """The wanted events, by seq.
 
         Raises: ValueError or TypeError for a payload that is no event, although its checksum is right.

@@ -13,7 +13,7 @@ from weft.lineage.coverage import Coverage, Overlaps, uncovered_journals
 from weft.lineage.description import read_description
 from weft.lineage.errors import NotFound, StoreUnavailable
 from weft.lineage.journal import is_closed, is_writer_dead, parse_journal, read_journal
-from weft.lineage.journal_events import JournalEvents, Narrowed, Wanted
+from weft.lineage.journal_events import JournalEvents, Narrowed, Selection
 from weft.lineage.leftovers import LEFTOVER_S, remove_leftovers
 from weft.lineage.manifest import (
     Piece,
@@ -103,7 +103,7 @@ class EventLog:
 
         def read() -> list[Event]:
             pieces, opened = self._at_hand(narrowed)
-            found = self._told(opened, narrowed, Wanted(families, kinds))
+            found = self._told(opened, narrowed, Selection(families, kinds))
             for piece in pieces:
                 found.extend(read_piece(self._proofs, piece, *narrowed, families, kinds))
             if pieces:  # The tail is in order.
@@ -125,12 +125,12 @@ class EventLog:
         All of them are read and proven now; what lies in journals is made into events by the call, most of the work.
         """
         narrowed = Narrowed(flow, run_id, run_uid)
-        are_later = Wanted(later)
+        are_later = Selection(later)
 
         def read() -> tuple[list[Event], Callable[[], list[Event]]]:
             pieces, told = self._at_hand(narrowed)
             opened = list(told)
-            found = self._told(opened, narrowed, Wanted(families))
+            found = self._told(opened, narrowed, Selection(families))
             sealed: list[Event] = []
             for piece in pieces:
                 for event in read_piece(self._proofs, piece, *narrowed, (*families, *later)):
@@ -157,7 +157,7 @@ class EventLog:
         def read() -> Snapshot:
             narrowed = Narrowed(flow, run_id, run_uid)
             pieces, opened = self._at_hand(narrowed)
-            return Snapshot(pieces, self._told(opened, narrowed, Wanted(FAMILIES)))
+            return Snapshot(pieces, self._told(opened, narrowed, Selection(FAMILIES)))
 
         return self.at_rest(read)
 
@@ -165,7 +165,7 @@ class EventLog:
         """The events of journals whose writers no segment knows, by log time. Raises: NotFound."""
         with CollectorPause():
             return self._told(
-                self._opened(journals, Coverage((), ()), Narrowed()), Narrowed(), Wanted(FAMILIES)
+                self._opened(journals, Coverage((), ()), Narrowed()), Narrowed(), Selection(FAMILIES)
             )
 
     def prove(self, files: Iterable[SegmentFile]) -> list[str]:
@@ -358,7 +358,7 @@ class EventLog:
             if narrowed.may_be_in(data):
                 yield _Open(path, name, coverage.spans(name.writer), self._journal(path, name, data))
 
-    def _told(self, opened: Iterable[_Open], narrowed: Narrowed, wanted: Wanted) -> list[Event]:
+    def _told(self, opened: Iterable[_Open], narrowed: Narrowed, wanted: Selection) -> list[Event]:
         """The wanted events of journals, by log time."""
         overlaps = Overlaps()
         found: list[Event] = []
@@ -370,7 +370,7 @@ class EventLog:
         found.sort(key=_log_order)
         return found
 
-    def _wanted_of(self, journal: _Open, wanted: Wanted) -> list[Event]:
+    def _wanted_of(self, journal: _Open, wanted: Selection) -> list[Event]:
         try:
             return journal.events.of(wanted)
         except (ValueError, TypeError):
@@ -455,7 +455,7 @@ class EventLog:
                 path = journal_path(name)
                 try:
                     found = self._journal(path, name, self.storage.get(path))
-                    told = self._wanted_of(_Open(path, name, Spans(), found), Wanted(FAMILIES))
+                    told = self._wanted_of(_Open(path, name, Spans(), found), Selection(FAMILIES))
                     seqs = [event.seq for event in told]
                 except NotFound:
                     continue

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from weft.lineage.codec import HEADER_BYTES, encode
-from weft.lineage.journal_events import JournalEvents, Narrowed, Wanted
+from weft.lineage.journal_events import JournalEvents, Narrowed, Selection
 from weft.lineage.paths import JournalName
 from weft.lineage.schema import FAMILIES, KINDS, Event, family_of
 
@@ -51,18 +51,18 @@ def test_questions_in_any_order_get_what_was_asked_for(
         expected = [
             e for e in everything if family_of(e.kind) in families and (listed is None or e.kind in listed)
         ]
-        assert journal.of(Wanted(families, listed)) == expected
+        assert journal.of(Selection(families, listed)) == expected
 
 
 def test_payload_that_is_no_event_is_met_by_those_who_may_want_it() -> None:
     """What is surely of another family is not unpacked."""
     cut = msgpack.packb(["artifact_used", 1, 5, "and more"])[:-4]
     journal = JournalEvents(NAME, [*_payloads([Event(seq=40, kind="run_started")]), cut])
-    assert [event.kind for event in journal.of(Wanted(["run"]))] == ["run_started"]
+    assert [event.kind for event in journal.of(Selection(["run"]))] == ["run_started"]
     with pytest.raises(ValueError, match="incomplete input"):
-        journal.of(Wanted(["use"]))
+        journal.of(Selection(["use"]))
     with pytest.raises(ValueError, match="not a list"):
-        JournalEvents(NAME, [msgpack.packb({"kind": "run_started"})]).of(Wanted(["use"]))
+        JournalEvents(NAME, [msgpack.packb({"kind": "run_started"})]).of(Selection(["use"]))
 
 
 def test_journal_without_the_text_that_is_asked_for_is_of_no_interest() -> None:
