@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 from benchmarks.measure import best_of, run_python
 from benchmarks.report import Figure
-from weft.lineage import folds
+from weft.lineage import event_tables
 from weft.lineage.checkpoint import CHECKPOINTS, DESCRIPTION_PATH
 from weft.lineage.checkpointing import refresh_checkpoint
 from weft.lineage.engine import load_engine
@@ -191,12 +191,12 @@ def _cold(folder: str, repeats: int, form: str, target: str) -> Figure:
 
 @contextmanager
 def _every_store_is_large() -> Iterator[None]:
-    before = folds.COPIED_BYTES_MAX
-    folds.COPIED_BYTES_MAX = 0
+    before = event_tables.COPIED_BYTES_MAX
+    event_tables.COPIED_BYTES_MAX = 0
     try:
         yield
     finally:
-        folds.COPIED_BYTES_MAX = before
+        event_tables.COPIED_BYTES_MAX = before
 
 
 @contextmanager

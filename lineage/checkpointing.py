@@ -31,7 +31,8 @@ from weft.lineage.checkpoint import (
 from weft.lineage.coverage import Coverage, uncovered_journals
 from weft.lineage.engine import load_engine
 from weft.lineage.errors import NotFound, StoreConflict
-from weft.lineage.folds import FOLDED, Folds, is_small
+from weft.lineage.event_tables import is_small
+from weft.lineage.folds import FOLDED, Folds
 from weft.lineage.log import EventLog
 from weft.lineage.manifest import Piece, Segment, SegmentFile, list_segment_files, pieces_of, segments_of
 from weft.lineage.objects import sha256_of

@@ -24,40 +24,42 @@ class Copy(NamedTuple):
     condition: str
 
 
-def copy_together(connection: Any, copies: Sequence[Copy], database: str = "") -> None:
-    """Carry out copies into tables of a database (or of the current one), two at a time.
+def copy_together(connection: Any, copies: Sequence[Copy], database: str = "") -> int:
+    """Carry out copies into tables of a database (or of the current one), two at a time; gives the number of rows.
 
     Raises: DuckDB's errors; then some may be done.
     """
     waiting = iter(copies)
     if len(copies) < 2:
-        _work(connection, waiting)
-        return
+        return _work(connection, waiting)
     from threading import Thread
 
     failed: list[Exception] = []
+    counts: list[int] = []
     other = connection.cursor()
     if database:
         other.execute(f"use {database}")
 
     def work() -> None:
         try:
-            _work(other, waiting)
+            counts.append(_work(other, waiting))
         except Exception as error:  # noqa: BLE001  # It is raised where the caller waits.
             failed.append(error)
 
     second = Thread(target=work, name="weft-copy")
     second.start()
     try:
-        _work(connection, waiting)
+        counts.append(_work(connection, waiting))
     finally:
         second.join()
         other.close()
     if failed:
         raise failed[0]
+    return sum(counts)
 
 
-def _work(connection: Any, waiting: Iterator[Copy]) -> None:
+def _work(connection: Any, waiting: Iterator[Copy]) -> int:
+    count = 0
     # An iterator over a sequence gives each item to one of the threads.
     for copy in waiting:
         by_names = " union all by name ".join(
@@ -65,12 +67,18 @@ def _work(connection: Any, waiting: Iterator[Copy]) -> None:
         )
         if by_names:
             try:
-                connection.execute(f"insert into {copy.table} by name {by_names}")
+                count += _rows(connection.execute(f"insert into {copy.table} by name {by_names}"))
                 continue
             except load_engine().BinderException:
                 # Before anything was read.
                 pass
-        connection.execute(f"insert into {copy.table} select * from ({copy.source}) where {copy.condition}")
+        rows = f"select * from ({copy.source}) where {copy.condition}"
+        count += _rows(connection.execute(f"insert into {copy.table} {rows}"))
+    return count
+
+
+def _rows(inserted: Any) -> int:
+    return int(inserted.fetchone()[0])
 
 
 def insert_rows(

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from threading import Thread
 
-__all__ = ["connect", "is_interrupt", "let_go", "load_engine", "prepare", "wait_for_prepared"]
+__all__ = ["connect", "is_interrupt", "let_go", "load_engine", "prepare", "unoptimized", "wait_for_prepared"]
 
 _THREADS_MAX = 8
 _MEMORY_BYTES_MIN = 512 * 1024 * 1024
@@ -77,6 +77,17 @@ def connect(spill_folder: str) -> Any:
         folder = spill_folder.replace("'", "''")
         connection.execute(f"set temp_directory = '{folder}'")
     return connection
+
+
+def unoptimized(connection: Any) -> Any:
+    """Another connection to the same database, that plans statements without DuckDB's optimizer.
+
+    Of a statement over few rows most time goes into the optimizer. Joins must be written as such: without it
+    tables with a comma between them are multiplied. Make it before the settings are locked.
+    """
+    cursor = connection.cursor()
+    cursor.execute("pragma disable_optimizer")
+    return cursor
 
 
 def wait_for_prepared() -> None:

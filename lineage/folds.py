@@ -1,30 +1,23 @@
-"""Events, states and folds in DuckDB: an in-memory database that is made as far as a query needs it.
+"""States and folds in DuckDB, over events: an in-memory database that is made as far as a query needs it.
 
-Hot tails go in as rows; segments are read where they lie, by an explicit list of files, or are copied in
-when they are small. States come from a checkpoint where there is one: of all runs but the *dirty* ones, which
+States come from a checkpoint where there is one: of all runs but the *dirty* ones, which
 have events that it does not cover (or, as of a moment, later ones that it does). Those are folded again.
 """
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from weft.lineage import fold_sql
-from weft.lineage.codec import row_of
-from weft.lineage.copying import Copy, copy_together, insert_rows
-from weft.lineage.engine import connect
+from weft.lineage.copying import insert_rows
+from weft.lineage.event_tables import FOLDED_FAMILIES, EventTables, is_small
 from weft.lineage.fold_sql import Moment
-from weft.lineage.schema import COLUMNS, FAMILIES, Event, family_of
-from weft.lineage.sources import Folded, Sealed, SealedFile, upcast_rows
+from weft.lineage.schema import FAMILIES, Event, family_of
+from weft.lineage.sources import Folded, Sealed
 
-__all__ = ["FOLDED", "Folds", "is_small"]
+__all__ = ["FOLDED", "Folds"]
 
-#: Segments up to this size together are copied into memory, so that folds of them can be kept.
-COPIED_BYTES_MAX = 8 * 1024 * 1024
-
-_COLUMN_TYPES = {column.name: column.sql_type for column in COLUMNS}
 _KEYS = "run_uid, flow, run_id"
 
 #: The states that a checkpoint holds; the state `runs` is a part of `counted`.
@@ -44,20 +37,15 @@ _DIRTY_TABLES = """;
 _RARE = {"fences": ("run", "run_lost"), "reuses": ("task", "task_reused")}
 _COLUMNS_OF_RARE = {"fences": fold_sql.FENCES_COLUMNS, "reuses": fold_sql.REUSES_COLUMNS}
 
-_FOLDED_FAMILIES = ("run", "task", "artifact")
 _DIRTY = {
     "recorded": "dirty.run_events",
-    **{family: f"dirty.{family}_told" for family in _FOLDED_FAMILIES},
+    **{family: f"dirty.{family}_told" for family in FOLDED_FAMILIES},
     **{name: f"dirty.{name}" for name in ("runs", "tasks", "retried")},
 }
 
 
-class Folds:
-    """One connection with what a query needs. Not safe to use from two threads at once.
-
-    `prove` is called with the paths of files before their rows are believed. Events later than `as_of_us`
-    are left out. On a `connection` that is given events are always copied; it says by its current database where.
-    """
+class Folds(EventTables):
+    """One connection with what a query needs: the states and folds over the events. Not safe to use from two threads at once."""
 
     def __init__(
         self,
@@ -67,15 +55,10 @@ class Folds:
         spill_folder: str = "",
         is_building: bool = False,
         connection: Any = None,
+        quick: Any = None,
     ) -> None:
-        self._sealed = sealed
-        self._as_of_us = as_of_us
-        self._prove = prove
-        self._proven: set[str] = set()
-        #: Events that no query needed so far, by family; the families that were read, and those with a table.
-        self._waiting: dict[str, list[Event]] = {}
-        self._copied: set[str] = set()
-        self._opened: set[str] = set()
+        is_copied = not is_building and (connection is not None or is_small(sealed.sizes_bytes()))
+        super().__init__(sealed, as_of_us, prove, spill_folder, is_copied, connection, quick)
         #: Relations in the order they were made; those of states stay when only the clock moves.
         self._states: dict[str, str] = {}
         self._made: dict[str, str] = {}
@@ -89,27 +72,25 @@ class Folds:
         self._hidden: set[int] = set()
         #: A checkpoint is built of states that are all kept, however small the store.
         self._kept = _BUILT if is_building else _KEPT
-        self._is_small = not is_building and (connection is not None or is_small(sealed.sizes_bytes()))
-        self._folded = None if self._is_small else sealed.folded
-        #: Whether there are events of a kind, and the SQL of the views of believed events.
-        self._has_kind: dict[str, bool] = {}
+        #: What was found to be so or not, and the SQL of the views of believed events.
+        self._found: dict[str, bool] = {}
         self._told: dict[str, str] = {}
-        self.connection = connection or connect(spill_folder)
         has_dirty = is_building or self._folded is not None
         self.connection.execute(_SCHEMAS + _DIRTY_TABLES if has_dirty else _SCHEMAS)
 
     def add(self, events: Iterable[Event]) -> None:
         """Put in events that are in no segment and were not put in before."""
-        for event in events:
-            if self._as_of_us is not None and event.time_us > self._as_of_us:
-                continue
-            family = family_of(event.kind)
-            self._waiting.setdefault(family, []).append(event)
-            if family in _FOLDED_FAMILIES and event.run_uid is not None and event.flow is not None:
+        new = [event for event in events if self._as_of_us is None or event.time_us <= self._as_of_us]
+        super().add(new)
+        for event in new:
+            if (
+                family_of(event.kind) in FOLDED_FAMILIES
+                and event.run_uid is not None
+                and event.flow is not None
+            ):
                 self._touched.add((event.run_uid, event.flow, event.run_id or ""))
         self._forget(self._made)
         self._forget(self._states)
-        self._has_kind.clear()
         self._moment = None
 
     def set_clock(self, liveness: Mapping[bytes, bool], now_us: int | None) -> None:
@@ -126,16 +107,8 @@ class Folds:
     def unended(self) -> list[tuple[bytes, int]]:
         """The writer of each run without an end, and until when its lease is good, in µs."""
         self.need_states(["runs"])
-        found: list[tuple[bytes, int]] = self.connection.execute(fold_sql.unended()).fetchall()
+        found: list[tuple[bytes, int]] = self._folding.execute(fold_sql.unended()).fetchall()
         return found
-
-    def need_events(self, families: Iterable[str]) -> None:
-        """Make the relations `raw.<family>_events`."""
-        for family in FAMILIES:
-            if family in families:
-                self._put_in(family)
-                if not self._is_small:
-                    self.prove_files(file.path for file in self._sealed.files if file.family == family)
 
     def need_states(self, names: Iterable[str]) -> None:
         """Make the relations `state.<name>`, and what they are made from."""
@@ -160,13 +133,6 @@ class Folds:
                 if name == "fences":
                     self._make_told({"run", *fold_sql.families_of(wanted)}, "raw", "events", "state.fences")
 
-    def _has_any(self, family: str, kind: str) -> bool:
-        """Whether there is an event of a kind that is rare: to find by folding that there is none takes long."""
-        if kind not in self._has_kind:
-            query = f"select 1 from raw.{family}_events where kind = '{kind}' limit 1"
-            self._has_kind[kind] = bool(self.connection.execute(query).fetchall())
-        return self._has_kind[kind]
-
     def need_told(self, families: Iterable[str]) -> None:
         """Make the relations `told.<family>_events`: the events that folds believe."""
         self.need_events(families)
@@ -187,7 +153,7 @@ class Folds:
             if name not in self._states:
                 sql = fold_sql.told_sql(f"{schema}.{family}_{suffix}", fences if is_fenced else None)
                 if self._told.get(name) != sql:
-                    self.connection.execute(f"create or replace view {name} as {sql}")
+                    self._folding.execute(f"create or replace view {name} as {sql}")
                     self._told[name] = sql
                 # It only names what it is made of, and stays when that is made anew.
                 self._states[name] = ""
@@ -195,14 +161,14 @@ class Folds:
     def need_folds(self, names: Iterable[str]) -> Moment:
         """Make the relations `fold.<name>`; gives what they were made for."""
         wanted = set(names)
-        self.need_states({"runs", *(state for name in wanted for state in fold_sql.FOLDS[name])})
         moment = self._moment = self._moment or Moment(
-            self._has_twins(), self._writers, "null" if self._now_us is None else str(self._now_us)
+            self.has_twins(), self._writers, "null" if self._now_us is None else str(self._now_us)
         )
         if "lent" in wanted:
             wanted.add("reuses")
-        if moment.has_twins or wanted & {"tasks", "reuses"}:
+        if "tasks" in wanted or (moment.has_twins and "reuses" in wanted):
             wanted.add("runs")
+        self.need_states(state for name in wanted for state in fold_sql.FOLDS[name])
         for name in fold_sql.FOLDS:
             if name in wanted:
                 kind = "table" if self._is_small or name in ("reuses", "lent") else "view"
@@ -212,15 +178,24 @@ class Folds:
                 self._make(self._made, f"fold.{name}", kind, fold_sql.fold_sql(name, moment))
         return moment
 
-    def has_lost_files(self) -> bool:
-        """Whether a file that is read here was removed since: compacted away, or of a former checkpoint."""
-        return not all(map(os.path.exists, self._sealed.paths))
+    def has_twins(self) -> bool:
+        """Whether two runs share a pathspec."""
+        return self._is_so(_ANY_TWINS, self._has_twins)
 
-    def rows_in(self, relation: str) -> int:
-        (row,) = self.connection.execute(f"select count(*) from {relation}").fetchall()
-        return int(row[0])
+    def _is_so(self, trait: str, find: Callable[[], bool]) -> bool:
+        """Whether something is true of the events, found out once."""
+        # Noted among the states, and forgotten with them.
+        if trait not in self._states:
+            self._found[trait] = find()
+            self._states[trait] = ""
+        return self._found[trait]
 
     def _has_twins(self) -> bool:
+        if self._is_small:
+            # No run is folded for it.
+            self.need_told(("run",))
+            return bool(self._folding.execute(_TWINS).fetchall())
+        self.need_states(("runs",))
         if self._folded is None:
             query = "select 1 from state.runs group by flow, raw_run_id having count(*) > 1 limit 1"
         elif self._folded.has_twins:
@@ -235,103 +210,6 @@ class Folds:
             )
         return bool(self.connection.execute(query).fetchall())
 
-    def plain_files(self, family: str) -> list[SealedFile]:
-        """The segment files of a family, where their events are read as they lie there; else none."""
-        files = [file for file in self._sealed.files if file.family == family]
-        return [] if self._is_small or any(file.outdated for file in files) else files
-
-    def events_of(self, family: str, sealed: Sealed) -> str:
-        """A relation over those events of a family that are in some of its plain files, or in the tail."""
-        until = "" if self._as_of_us is None else f" where time_us <= {self._as_of_us}"
-        source = sealed.select(family)
-        more = "" if source is None else f" union all select * from ({source}){until}"
-        return f"(select * from raw.{family}_hot{more})"
-
-    def _hot(self, family: str) -> str:
-        """The table that events of a family are put into: the one that folds read, or the top of it."""
-        return f"raw.{family}_events" if self._is_small else f"raw.{family}_hot"
-
-    def _put_in(self, family: str) -> None:
-        """Make the events of a family readable, once; insert those that came since."""
-        if family not in self._copied:
-            self._copied.add(family)
-            self._open(family)
-            self._read_sealed(family)
-        waiting = self._waiting.pop(family, None)
-        if waiting:
-            insert_rows(
-                self.connection, self._hot(family), _COLUMN_TYPES, [row_of(event) for event in waiting]
-            )
-
-    def _open(self, family: str) -> None:
-        """Make the table that events of a family are put into, once."""
-        if family not in self._opened:
-            self._opened.add(family)
-            columns = ", ".join(f"{name} {sql_type}" for name, sql_type in _COLUMN_TYPES.items())
-            self.connection.execute(f"create table {self._hot(family)} ({columns})")
-
-    def _read_sealed(self, family: str) -> None:
-        if self._is_small:
-            self._copy(family, self._sealed)
-            return
-        until = "" if self._as_of_us is None else f" where time_us <= {self._as_of_us}"
-        hot = f"select * from raw.{family}_hot"
-        if self._folded is None or family not in _FOLDED_FAMILIES:
-            source = self._source(family)
-            more = "" if source is None else f" union all select * from ({source}){until}"
-            self.connection.execute(f"create view raw.{family}_events as {hot}{more}")
-            return
-        new, old = (self._source(family, is_covered) for is_covered in (False, True))
-        more = "" if new is None else f" union all select * from ({new}){until}"
-        statements = [f"create view raw.{family}_new as {hot}{more}"]
-        if old is not None:
-            statements.append(f"create view raw.{family}_old as select * from ({old}){until}")
-            more += f" union all select * from raw.{family}_old"
-        statements.append(f"create view raw.{family}_events as {hot}{more}")
-        self.connection.execute(";".join(statements))
-
-    def _copy(self, family: str, sealed: Sealed, condition: str = "true") -> None:
-        """Copy the events of a family that fulfil a condition into memory."""
-        copy = self._copy_of(family, sealed, condition)
-        if copy is not None:
-            copy_together(self.connection, [copy])
-
-    def _copy_of(self, family: str, sealed: Sealed, condition: str) -> Copy | None:
-        """How events of a family are copied, whose files are proven; None where there is no file."""
-        files = [file for file in sealed.files if file.family == family]
-        self.prove_files(file.path for file in files)
-        source = self._source(family, sealed=sealed)
-        if source is None:
-            return None
-        is_plain = len(files) <= _BY_NAMES_MAX and not any(file.only or file.outdated for file in files)
-        if self._as_of_us is not None:
-            condition += f" and time_us <= {self._as_of_us}"
-        paths = [file.path for file in files] if is_plain else []
-        return Copy(f"raw.{family}_events", paths, source, condition)
-
-    def _source(
-        self, family: str, is_covered: bool | None = None, sealed: Sealed | None = None
-    ) -> str | None:
-        """A SELECT of the sealed events of a family, each as the current version of its kind tells it."""
-        sealed = sealed or self._sealed
-        source = sealed.select(family, is_covered)
-        outdated = sealed.outdated(family, is_covered)
-        if source is None or outdated is None:
-            return source
-        self.prove_files(outdated.paths)
-        table = f"raw.{family}_upcast_{ {None: 'all', True: 'old', False: 'new'}[is_covered] }"
-        is_made = False
-        # Read before the table of them is made: most often there are none.
-        for rows in upcast_rows(self.connection, outdated):
-            if not is_made:
-                columns = ", ".join(f"{name} {sql_type}" for name, sql_type in _COLUMN_TYPES.items())
-                self.connection.execute(f"create or replace table {table} ({columns})")
-                is_made = True
-            insert_rows(self.connection, table, _COLUMN_TYPES, rows)
-        if not is_made:
-            return source
-        return f"select * from ({source}) where not ({outdated.condition}) union all select * from {table}"
-
     def _sweep(self) -> None:
         """Find the dirty runs, when events came since that was done last."""
         if "dirty" in self._states:
@@ -339,7 +217,7 @@ class Folds:
         assert self._folded is not None
         if not self._is_swept:
             self._is_swept = True
-            for family in _FOLDED_FAMILIES:
+            for family in FOLDED_FAMILIES:
                 new = self._sealed.select(family, False)
                 if new is not None:
                     self.prove_files(
@@ -388,7 +266,7 @@ class Folds:
     def _make_dirty_events(self, known: list[tuple[bytes, str, str]]) -> None:
         if not self._is_dirty:
             return
-        for family in _FOLDED_FAMILIES:
+        for family in FOLDED_FAMILIES:
             self._put_in(family)
             sql = f"select * from raw.{family}_new"
             covered = [f.path for f in self._sealed.files if f.family == family and f.is_covered]
@@ -449,40 +327,34 @@ class Folds:
                 if state == "fences":
                     self._make_told(families, "dirty", "events", "dirty.fences")
 
-    def prove_files(self, paths: Iterable[str]) -> None:
-        wanted = [path for path in paths if path not in self._proven]
-        if wanted and self._prove is not None:
-            self._prove(wanted)
-        self._proven.update(wanted)
-
     def _forget(self, made: dict[str, str]) -> None:
         dropped = ";".join(f"drop {kind} {name}" for name, kind in reversed(made.items()) if kind)
         if dropped:
-            self.connection.execute(dropped)
+            self._folding.execute(dropped)
         made.clear()
 
     def _make(self, made: dict[str, str], name: str, kind: str, query: str) -> None:
         if name not in made:
-            self.connection.execute(f"create {kind} {name} as {query}")
+            self._folding.execute(f"create {kind} {name} as {query}")
             made[name] = kind
 
     def _make_empty(self, made: dict[str, str], name: str, types: Mapping[str, str]) -> None:
         if name not in made:
             columns = ", ".join(f"{column} {sql_type}" for column, sql_type in types.items())
-            self.connection.execute(f"create table {name} ({columns})")
+            self._folding.execute(f"create table {name} ({columns})")
             made[name] = "table"
 
 
 #: Up to so many runs are written out in a query.
 _LISTED_MAX = 300
 
-#: Files that are copied by the names of their columns: of more each is planned by itself.
-_BY_NAMES_MAX = 2
-
-
-def is_small(sizes_bytes: Iterable[int]) -> bool:
-    """Whether segment files of these sizes are copied into memory, so that no checkpoint is worth its while."""
-    return sum(sizes_bytes) <= COPIED_BYTES_MAX
+_ANY_TWINS = "any twins"
+_TWINS = """
+    select 1 from (
+        select distinct run_uid, flow, run_id from told.run_events
+        where run_uid is not null and flow is not null and run_id is not null
+    ) group by flow, run_id having count(*) > 1 limit 1
+"""
 
 
 def _quoted(text: str) -> str:

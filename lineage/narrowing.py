@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from weft.lineage.parse_trees import demands, lower, text_of
+from weft.lineage.parse_trees import demands, lower, nodes_of, text_of
 
 __all__ = ["digest_demanded"]
 
@@ -18,17 +18,16 @@ _PREFIX = "sha256:"
 _HEX = frozenset("0123456789abcdef")
 
 
-def digest_demanded(tree: str, params: Any = None) -> bytes | None:
+def digest_demanded(tree: Mapping[str, Any], params: Any = None) -> bytes | None:
     """The digest that every row of `artifacts` in the answer must have; None where that is not plain to see.
 
-    `tree` is what DuckDB's `json_serialize_sql` makes of the query.
+    `tree` is what DuckDB's `json_serialize_sql` makes of the query, parsed.
     """
-    import json
-
-    statements = json.loads(tree).get("statements") or [{}]
+    statements = tree.get("statements") or [{}]
     node = statements[0].get("node") or {}
     # One node is one SELECT: no subquery, set operation or table expression that could mean other rows.
-    if len(statements) != 1 or node.get("type") != "SELECT_NODE" or tree.count('_NODE"') != 1:
+    selects = [found for found in nodes_of(tree) if str(found.get("type")).endswith("_NODE")]
+    if len(statements) != 1 or node.get("type") != "SELECT_NODE" or len(selects) != 1:
         return None
     name = _name_of(node.get("from_table") or {})
     if name is None or any(lower(column.get("alias")) == "digest" for column in node.get("select_list", ())):

@@ -24,9 +24,6 @@ __all__ = ["NearViews", "RoutedViews"]
 #: So many events of runs are copied at most; runs with more are asked where they lie.
 _EVENTS_MAX = 50_000
 
-#: Parse trees of queries that are kept.
-_TREES_MAX = 256
-
 _TWIN = re.compile(r"~\d+$")
 _VIEW_NAMES = frozenset(VIEW_NAMES)
 #: Views that are made of states alone.
@@ -57,7 +54,6 @@ class RoutedViews(Views):
     ) -> None:
         super().__init__(sealed, as_of_us, readable, prove, spill_folder, watch)
         self._tail: list[Event] = []
-        self._trees: dict[str, Any] = {}
         self._places: list[bytes] | None = None
         self._near: NearViews | None = None
         self._nears = 0
@@ -82,7 +78,7 @@ class RoutedViews(Views):
             # It must not see what was made for others.
             self._leave()
             return self
-        runs = runs_demanded(self._tree(query), params)
+        runs = runs_demanded(self.tree(query), params)
         if runs is None or runs in self._large or self._is_kept(text, runs):
             return self
         return self._near_to(runs, _families_named(text)) or self
@@ -119,16 +115,6 @@ class RoutedViews(Views):
             and not words & {"raw", "told", "fold", "state"}
         )
 
-    def _tree(self, query: str) -> Any:
-        if query not in self._trees:
-            import json
-
-            if len(self._trees) >= _TREES_MAX:
-                self._trees.clear()
-            ((tree,),) = self.connection.execute("select json_serialize_sql(?)", [query]).fetchall()
-            self._trees[query] = json.loads(tree)
-        return self._trees[query]
-
     def _near_if_few(self, runs: frozenset[RunKey], families: Collection[str]) -> NearViews | None:
         if len(runs) > _RUNS_MAX or runs in self._large:
             return None
@@ -143,15 +129,7 @@ class RoutedViews(Views):
             try:
                 if self._near is None:
                     self._nears += 1
-                    self._near = NearViews(
-                        self.connection.cursor(),
-                        f"near_{self._nears}",
-                        self._sealed,
-                        places,
-                        self._as_of_us,
-                        self._prove,
-                        self._watch,
-                    )
+                    self._near = NearViews(self, f"near_{self._nears}", places)
                 self._near.hold(runs, self._tail, families)
             except _TooMany:
                 self._leave()
@@ -188,18 +166,15 @@ class RoutedViews(Views):
 class NearViews(Views):
     """The views over the events of some runs, in a database of its own within the connection of all."""
 
-    def __init__(
-        self,
-        connection: Any,
-        name: str,
-        sealed: Sealed,
-        places: Sequence[bytes],
-        as_of_us: int | None,
-        prove: Callable[[Sequence[str]], None] | None,
-        watch: Callable[[Views], None] | None,
-    ) -> None:
+    def __init__(self, all_views: RoutedViews, name: str, places: Sequence[bytes]) -> None:
+        connection, quick = all_views.connection.cursor(), all_views._unoptimized
         connection.execute(f"attach ':memory:' as {name}; use {name}")
-        super().__init__(Sealed(sealed.files), as_of_us, (), prove, "", watch, connection)
+        quick.execute(f"use {name}")
+        files = Sealed(all_views._sealed.files)
+        super().__init__(
+            files, all_views._as_of_us, (), all_views._prove, "", all_views._watch, connection, quick
+        )
+        self._trees = all_views._trees
         self._name = name
         self._places = places
         #: The files that hold events of a run.
@@ -246,6 +221,7 @@ class NearViews(Views):
 
     def leave(self) -> None:
         """Free what was copied; results that were made stay."""
+        self._unoptimized.execute("use memory")
         self.connection.execute(f"use memory; detach {self._name}")
 
     def _forget(self, made: dict[str, str]) -> None:
@@ -287,7 +263,9 @@ class NearViews(Views):
         # All of them in one go: there are two threads for that.
         self.prove_files(file.path for sealed, _ in wanted.values() for file in sealed.files)
         copies = [self._copy_of(family, *chosen) for family, chosen in wanted.items()]
-        copy_together(self.connection, [copy for copy in copies if copy is not None], self._name)
+        self._events += copy_together(
+            self.connection, [copy for copy in copies if copy is not None], self._name
+        )
 
 
 def _families_named(text: str) -> set[str]:

@@ -2,10 +2,32 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any
 
-__all__ = ["demands", "lower", "text_of"]
+__all__ = ["demands", "lower", "nodes_of", "reads_one_of", "text_of"]
+
+
+def nodes_of(tree: Any) -> Iterator[Mapping[str, Any]]:
+    """Every object of a tree."""
+    if isinstance(tree, Mapping):
+        yield tree
+        for child in tree.values():
+            yield from nodes_of(child)
+    elif isinstance(tree, list):
+        for child in tree:
+            yield from nodes_of(child)
+
+
+def reads_one_of(tree: Any, names: Collection[str]) -> bool:
+    """Whether a query reads one of these relations, once, and joins it with nothing."""
+    sources = [node for node in nodes_of(tree) if node.get("type") in _SOURCES]
+    if len(sources) != 1 or sources[0]["type"] != "BASE_TABLE":
+        return False
+    return not sources[0].get("schema_name") and lower(sources[0].get("table_name")) in names
+
+
+_SOURCES = frozenset(("BASE_TABLE", "JOIN", "TABLE_FUNCTION", "PIVOT", "SHOW_REF", "EXPRESSION_LIST"))
 
 
 def demands(condition: Any) -> Iterator[Mapping[str, Any]]:

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from threading import RLock
 from typing import TYPE_CHECKING, Any
 
-from weft.lineage.views import Views
+from weft.lineage.views import Kept, Views
 
 if TYPE_CHECKING:
     import pandas
@@ -22,11 +22,11 @@ _SHOWN_CHARACTERS_MAX = 80
 class Result:
     """The rows of one query. Can be fetched any number of times, in any form, from any thread."""
 
-    def __init__(self, views: Views, lock: RLock, table: str) -> None:
+    def __init__(self, views: Views, lock: RLock, kept: Kept) -> None:
         self._views = views
         self._lock = lock
-        self._table = table
-        described = views.connection.execute(f"describe {table}").fetchall()
+        self._kept = kept
+        described = kept.connection.execute(f"describe {kept.table}").fetchall()
         #: The names of the columns, in order; a name that comes twice gets a number at its end.
         self.columns: list[str] = [row[0] for row in described]
         #: The SQL type of each column.
@@ -38,7 +38,7 @@ class Result:
         """All rows as tuples, in the order of the query; times are datetimes without zone, in UTC."""
         if self._rows is None:
             with self._lock:
-                self._rows = self._views.rows(f"from {self._table}")
+                self._rows = self._kept.connection.execute(f"from {self._kept.table}").fetchall()
         return self._rows
 
     def fetchall(self) -> list[tuple[Any, ...]]:
@@ -67,7 +67,7 @@ class Result:
         import duckdb  # noqa: F401
 
         with self._lock:
-            return getattr(self._views.connection.sql(f"from {self._table}"), method)()
+            return getattr(self._kept.connection.sql(f"from {self._kept.table}"), method)()
 
     def __iter__(self) -> Iterator[tuple[Any, ...]]:
         return iter(self.rows)
@@ -94,4 +94,4 @@ class Result:
         return f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>{note}"
 
     def __del__(self) -> None:
-        self._views.discard(self._table)
+        self._views.discard(self._kept)

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from weft.lineage.parse_trees import demands, lower, text_of
+from weft.lineage.parse_trees import demands, lower, nodes_of, text_of
 from weft.lineage.view_sql import VIEWS
 
 __all__ = ["RunKey", "runs_demanded"]
@@ -53,7 +53,7 @@ def runs_demanded(tree: Mapping[str, Any], params: Any = None) -> frozenset[RunK
     statements = tree.get("statements") or []
     if len(statements) != 1:
         return None
-    nodes = list(_all_of(statements[0]))
+    nodes = list(nodes_of(statements[0]))
     if any(node.get("type") in ("PIVOT", "SHOW_REF") for node in nodes):
         return None
     made = {lower(node["key"]) for node in nodes if "key" in node and "value" in node}
@@ -218,14 +218,3 @@ def _column(expression: Mapping[str, Any]) -> list[str]:
     if expression.get("type") != "COLUMN_REF":
         return []
     return [lower(part) for part in expression.get("column_names", ())]
-
-
-def _all_of(tree: Any) -> Iterator[Mapping[str, Any]]:
-    """Every object of a tree."""
-    if isinstance(tree, Mapping):
-        yield tree
-        for child in tree.values():
-            yield from _all_of(child)
-    elif isinstance(tree, list):
-        for child in tree:
-            yield from _all_of(child)

@@ -12,7 +12,7 @@ from weft.lineage.checkpoint import Checkpoint, CheckpointBroken
 from weft.lineage.description import find_store, read_description
 from weft.lineage.engine import is_interrupt
 from weft.lineage.errors import NotFound, StoreUnavailable, UsageError
-from weft.lineage.folds import is_small
+from weft.lineage.event_tables import is_small
 from weft.lineage.limits import Limits
 from weft.lineage.log import EventLog
 from weft.lineage.moment import event_id_of, moment_us, text_of_moment

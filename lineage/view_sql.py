@@ -17,14 +17,16 @@ from weft.lineage.schema import COLUMNS, FAMILIES
 from weft.lineage.summaries import SUMMARIES
 
 __all__ = [
-    "FOLDS_OF",
-    "STATES_OF",
+    "REUSING",
     "VIEWS",
     "VIEW_NAMES",
     "Sought",
+    "Traits",
     "ddl",
+    "folds_of",
     "read_events",
     "runs_sql",
+    "states_of",
     "view_sql",
     "within",
 ]
@@ -37,27 +39,31 @@ class Sought(NamedTuple):
     told: Mapping[str, str]
 
 
-#: The folds, and the states beside those, that each view is made from.
-FOLDS_OF: dict[str, tuple[str, ...]] = {
+class Traits(NamedTuple):
+    """What may be true of the events at hand; where it is not, a view leaves out what it would take."""
+
+    #: Two runs share a pathspec.
+    has_twins: bool = True
+    #: A task is reused.
+    has_reuses: bool = True
+    #: An attempt has begun and has no end.
+    has_open_attempts: bool = True
+
+
+#: The folds, and the states beside those, that each view is made from, whatever the events are like.
+_FOLDS_OF: dict[str, tuple[str, ...]] = {
     "runs": ("counted",),
     "steps": ("runs", "tasks"),
-    "tasks": ("runs", "tasks", "reuses"),
-    "attempts": ("runs", "reuses"),
-    "artifacts": ("runs", "reuses"),
-    "artifact_uses": ("runs", "reuses"),
-    "external_uses": ("runs", "reuses"),
-    "parameters": (),
-    "tags": (),
-    "events": (),
+    "tasks": ("runs", "tasks"),
 }
-STATES_OF: dict[str, tuple[str, ...]] = {
-    **dict.fromkeys(FOLDS_OF, ()),
+_STATES_OF: dict[str, tuple[str, ...]] = {
     "steps": ("steps",),
-    "attempts": ("retried",),
     "artifacts": ("retried",),
     "parameters": ("parameters",),
     "tags": ("tags",),
 }
+#: The views that show reused tasks as what they stand for.
+REUSING = frozenset(("tasks", "attempts", "artifacts", "artifact_uses", "external_uses"))
 
 
 def _at(column: str) -> str:
@@ -175,17 +181,8 @@ with every as (
         -- Start and end are often committed together; how long it took in between the worker knows.
         coalesce(least(t.started.time_us, t.ended.time_us - (1e6 * (t.ended.told[1])::double)::bigint),
             t.started.time_us) as started_us,
-        case
-            when t.ended is not null then substr(t.ended.kind, 9)
-            when t.attempt < x.final_attempt then 'lost'
-            when r.status in ('running', 'cancelled') then r.status
-            else 'lost'
-        end as status
-    from folded t left join (
-            select run_uid, status from fold.runs where status in ('running', 'cancelled')
-        ) r on r.run_uid = t.run_uid%(names)s
-        left join state.retried x on x.run_uid = t.run_uid and x.flow = t.own_flow and x.raw_run_id = t.own_run_id
-            and x.step = t.own_step and x.task_id = t.own_task_id
+        %(status)s as status
+    from folded t%(unended)s%(names)s
 )
 select flow, run_id, step, task_id, attempt::bigint as attempt, status, {_at("started_us")} as started_at,
     {_at("ended.time_us")} as finished_at, {_seconds("started_us", "ended.time_us")} as duration_s,
@@ -194,6 +191,22 @@ select flow, run_id, step, task_id, attempt::bigint as attempt, status, {_at("st
     (ended.told[5])::double as cpu_s, (ended.told[6])::bigint as exit_code, ended.told[7] as traceback, origin_pathspec
 from shown
 """
+
+#: What became of attempts that may lack an end, and of those that all have one.
+_UNENDED = {
+    "status": """case
+            when t.ended is not null then substr(t.ended.kind, 9)
+            when t.attempt < x.final_attempt then 'lost'
+            when r.status in ('running', 'cancelled') then r.status
+            else 'lost'
+        end""",
+    "unended": """ left join (
+            select run_uid, status from fold.runs where status in ('running', 'cancelled')
+        ) r on r.run_uid = t.run_uid
+        left join state.retried x on x.run_uid = t.run_uid and x.flow = t.own_flow and x.raw_run_id = t.own_run_id
+            and x.step = t.own_step and x.task_id = t.own_task_id""",
+}
+_ENDED = {"status": "substr(t.ended.kind, 9)", "unended": ""}
 
 #: How the rows of a task reach the reused tasks that stand for it: what goes into `every` beside its own.
 _REUSED = """union all
@@ -303,16 +316,14 @@ VIEWS = {
 #: Of all views, those that stand on others included.
 VIEW_NAMES = (*VIEWS, *SUMMARIES)
 
+_ANY = Traits()
+
 
 def view_sql(
-    name: str,
-    has_twins: bool,
-    has_numbers: bool = False,
-    has_reuses: bool = True,
-    sought: Sought | None = None,
+    name: str, traits: Traits = _ANY, has_numbers: bool = False, sought: Sought | None = None
 ) -> str:
     """The SELECT of one view; runs that share a pathspec are told apart, and reused tasks shown as what they
-    stand for, where there are any.
+    stand for.
 
     With `has_numbers` the numbers of `artifacts` come from `state.numbers` (those reused tasks show from `fold.lent`),
     and from the events only the rest. Of a `sought` digest it has the artifacts of that digest alone.
@@ -341,14 +352,32 @@ def view_sql(
     if has_numbers and sought is None and name == "artifacts":
         reused = f"union all select * from fold.lent {reused}"
     return VIEWS[name] % {
-        **(_STANDING if has_reuses else _ALONE),
-        "run_id": twin if has_twins else recorded,
-        "names": names if has_twins else "",
-        "reused": reused if has_reuses else "",
+        **(_STANDING if traits.has_reuses else _ALONE),
+        **(_UNENDED if traits.has_open_attempts else _ENDED),
+        "run_id": twin if traits.has_twins else recorded,
+        "names": names if traits.has_twins else "",
+        "reused": reused if traits.has_reuses else "",
         "saved": saved,
         "few": few,
         "counted": "fold.counted",
     }
+
+
+def folds_of(name: str, traits: Traits = _ANY) -> set[str]:
+    """The folds that a view is made from."""
+    folds = set(_FOLDS_OF.get(name, ()))
+    if (traits.has_twins and name != "runs") or (traits.has_open_attempts and name == "attempts"):
+        folds.add("runs")
+    if traits.has_reuses and name in REUSING:
+        folds.add("reuses")
+    return folds
+
+
+def states_of(name: str, traits: Traits = _ANY) -> tuple[str, ...]:
+    """The states that a view is made from beside folds."""
+    if traits.has_open_attempts and name == "attempts":
+        return ("retried",)
+    return _STATES_OF.get(name, ())
 
 
 def runs_sql(counted: str) -> str:
@@ -415,6 +444,6 @@ def ddl(sealed: Mapping[str, str], as_of_us: int | None = None) -> str:
     ]
     lines += [f"create or replace view state.{name} as {state_sql(name).strip()};" for name in STATES]
     lines += [f"create or replace view fold.{name} as {fold_sql(name, Moment()).strip()};" for name in FOLDS]
-    lines += [f"create or replace view {name} as {view_sql(name, True).strip()};" for name in VIEWS]
+    lines += [f"create or replace view {name} as {view_sql(name).strip()};" for name in VIEWS]
     lines += [f"create or replace view {name} as {made.sql.strip()};" for name, made in SUMMARIES.items()]
     return "\n".join(lines) + "\n"

@@ -6,27 +6,35 @@ The database is a cache: nothing is lost with it.
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from typing import Any, TypeVar
+from itertools import count
+from typing import Any, NamedTuple, TypeVar
 
 from weft.lineage import fence, view_sql
 from weft.lineage.copying import insert_rows
 from weft.lineage.engine import load_engine
 from weft.lineage.errors import QueryError
-from weft.lineage.fold_sql import FOLDS, STATES, told_sql
+from weft.lineage.fold_sql import ATTEMPT_ENDS, FOLDS, STATES, told_sql
 from weft.lineage.folds import Folds
 from weft.lineage.limits import Limits, TimeIsUp, run_interruptible
 from weft.lineage.narrowed_files import NarrowedFiles
 from weft.lineage.narrowing import digest_demanded
+from weft.lineage.parse_trees import reads_one_of
 from weft.lineage.schema import FAMILIES, Event
 from weft.lineage.sight import FileGone
 from weft.lineage.sources import Sealed
 from weft.lineage.summaries import SUMMARIES
 
-__all__ = ["CATALOGUE_WORDS", "FAMILIES_OF", "Views"]
+__all__ = ["CATALOGUE_WORDS", "FAMILIES_OF", "Kept", "Views"]
 
 T = TypeVar("T")
 
+#: Of results: views may share a connection.
+_numbers = count(1)
+
 _UNLIMITED = Limits()
+
+#: Parse trees of queries that are kept.
+_TREES_MAX = 256
 
 #: Words of queries that look at the catalogue, and so see whether a view was made.
 CATALOGUE_WORDS = ("show", "describe", "information_schema", "duckdb_", "pragma_", "sqlite_", "pg_")
@@ -40,15 +48,12 @@ FAMILIES_OF: dict[str, tuple[str, ...]] = {
     "external_uses": ("use",),
 }
 
-_ANY_REUSE = "any reuse"
-_ANY_TWINS = "any twins"
-_TWINS = """
-    select 1 from (
-        select distinct run_uid, flow, run_id from told.run_events
-        where run_uid is not null and flow is not null and run_id is not null
-    ) group by flow, run_id having count(*) > 1 limit 1
-"""
-_REUSING = frozenset(name for name, folds in view_sql.FOLDS_OF.items() if "reuses" in folds)
+
+class Kept(NamedTuple):
+    """A temporary table that holds the rows of a query, on the one connection that sees it."""
+
+    connection: Any
+    table: str
 
 
 class Views(Folds):
@@ -68,8 +73,9 @@ class Views(Folds):
         spill_folder: str = "",
         watch: Callable[[Views], None] | None = None,
         connection: Any = None,
+        quick: Any = None,
     ) -> None:
-        super().__init__(sealed, as_of_us, prove, spill_folder, connection=connection)
+        super().__init__(sealed, as_of_us, prove, spill_folder, connection=connection, quick=quick)
         self._engine = load_engine()
         self._watch = watch
         #: Who was known to live when that was looked up last, and when it is to be looked up again, in s.
@@ -77,10 +83,8 @@ class Views(Folds):
         self.watch_again_s = 0.0
         #: The SQL each view was made of last.
         self._shown: dict[str, str] = {}
-        self._reuses = 0
-        self._has_any_twins = False
-        self._results = 0
-        self._discarded: list[str] = []
+        self._discarded: list[Kept] = []
+        self._trees: dict[str, Any] = {}
         if connection is None:
             fence.shut(self.connection, [*sealed.paths, *readable])
 
@@ -101,17 +105,28 @@ class Views(Folds):
         try:
             self._fold_for(query, params)
             try:
-                self.connection.execute(query, params)
+                self._folding.execute(query, params)
             except self._engine.CatalogException as error:
                 if not _lacks_tasks(error):
                     raise
                 self._fold_for(query, is_whole=True)
-                self.connection.execute(query, params)
-            rows: list[tuple[Any, ...]] = self.connection.fetchall()
-            return [column[0] for column in self.connection.description], rows
+                self._folding.execute(query, params)
+            rows: list[tuple[Any, ...]] = self._folding.fetchall()
+            return [column[0] for column in self._folding.description], rows
         except self._engine.Error as error:
             self._raise_if_lost(error)
             raise
+
+    def tree(self, query: str) -> Any:
+        """What DuckDB's parser makes of a query."""
+        if query not in self._trees:
+            import json
+
+            if len(self._trees) >= _TREES_MAX:
+                self._trees.clear()
+            ((tree,),) = self.connection.execute("select json_serialize_sql(?)", [query]).fetchall()
+            self._trees[query] = json.loads(tree)
+        return self._trees[query]
 
     def asked(self, ask: Callable[[], T]) -> T:
         """What `ask` gives, which queries the connection itself. Raises: FileGone."""
@@ -121,8 +136,8 @@ class Views(Folds):
             self._raise_if_lost(error)
             raise
 
-    def ask(self, query: str, params: Any = None, limits: Limits = _UNLIMITED) -> str:
-        """Run a user's query, keep its rows in a temporary table, and give that table's name.
+    def ask(self, query: str, params: Any = None, limits: Limits = _UNLIMITED) -> Kept:
+        """Run a user's query and keep its rows.
 
         Raises: QueryError, also for one that takes longer or gives more rows than it may; FileGone.
         """
@@ -133,17 +148,17 @@ class Views(Folds):
             self._raise_if_lost(error)
             raise
         while self._discarded:
-            self.connection.execute(f"drop table if exists {self._discarded.pop()}")
-        self._results += 1
-        name = f"result_{self._results}"
+            old = self._discarded.pop()
+            old.connection.execute(f"drop table if exists {old.table}")
+        kept = Kept(self._connection_for(statement), f"result_{next(_numbers)}")
         try:
             try:
-                self._run(name, statement, params, limits)
+                self._run(kept, statement, params, limits)
             except self._engine.CatalogException as error:
                 if not _lacks_tasks(error):
                     raise
                 self._fold_for(statement.text, is_whole=True)
-                self._run(name, statement, params, limits)
+                self._run(kept, statement, params, limits)
         except TimeIsUp:
             raise QueryError(
                 f"The query took longer than {limits.seconds:g} s. Give it more with --max-seconds, or narrow it by "
@@ -152,53 +167,36 @@ class Views(Folds):
         except self._engine.Error as error:
             self._raise_if_lost(error)
             raise QueryError(_message(error)) from None
-        return name
+        return kept
 
-    def _run(self, name: str, statement: fence.Statement, params: Any, limits: Limits) -> None:
-        self.connection.execute("begin transaction read only")
+    def _connection_for(self, statement: fence.Statement) -> Any:
+        """What plans a user's query in the shortest time. The views write their joins out; what else is read and
+        joined a user may leave to the optimizer."""
+        is_plain = self._folding is self._unoptimized and not statement.is_explain
+        if is_plain and reads_one_of(self.tree(statement.text), view_sql.VIEWS):
+            return self._unoptimized
+        return self.connection
+
+    def _run(self, kept: Kept, statement: fence.Statement, params: Any, limits: Limits) -> None:
+        kept.connection.execute("begin transaction read only")
         try:
             run_interruptible(
-                lambda: self._keep(name, statement, params, limits.rows),
-                self.connection.interrupt,
+                lambda: _keep(kept, statement, params, limits.rows),
+                kept.connection.interrupt,
                 limits.seconds,
             )
-            self.connection.execute("commit")
+            kept.connection.execute("commit")
         except BaseException:
-            self.connection.execute("rollback")
+            kept.connection.execute("rollback")
             raise
 
     def _raise_if_lost(self, error: Exception) -> None:
         if self.has_lost_files():
             raise FileGone(str(error)) from error
 
-    def _keep(self, name: str, statement: fence.Statement, params: Any, rows_max: int | None) -> None:
-        if statement.is_explain:
-            self._keep_plan(name, statement.text, params)
-            return
-        end = "" if rows_max is None else f" limit {rows_max + 1}"
-        self.connection.execute(f"create temp table {name} as from (\n{statement.text}\n){end}", params)
-        if rows_max is None:
-            return
-        (count,) = self.connection.execute(f"select count(*) from {name}").fetchone()
-        if count > rows_max:
-            raise QueryError(
-                f"The query gives more than {rows_max:,} rows. Raise --max-rows, or add a LIMIT or an aggregate."
-            )
-
-    def has_twins(self) -> bool:
-        """Whether two runs share a pathspec; where all events are at hand no run is folded for it."""
-        if not self._is_small or self._moment is not None:
-            return self.need_folds(()).has_twins
-        # Noted among the states, and forgotten with them.
-        if _ANY_TWINS not in self._states:
-            self.need_told(("run",))
-            self._has_any_twins = bool(self.connection.execute(_TWINS).fetchall())
-            self._states[_ANY_TWINS] = ""
-        return self._has_any_twins
-
-    def discard(self, table: str) -> None:
+    def discard(self, kept: Kept) -> None:
         """Let go of a result; may be called from any thread, at any time."""
-        self._discarded.append(table)
+        self._discarded.append(kept)
 
     def event_time_us(self, writer: bytes, seq: int) -> int | None:
         """The log time of an event; None when there is none of that id."""
@@ -215,13 +213,6 @@ class Views(Folds):
         self.connection.execute(f"create or replace table call.{name} ({columns})")
         if rows:
             insert_rows(self.connection, f"call.{name}", types, rows)
-
-    def _keep_plan(self, name: str, text: str, params: Any) -> None:
-        rows = self.connection.execute(text, params).fetchall()
-        self.connection.execute(
-            f"create temp table {name} as select unnest(?::VARCHAR[]) explain_key, unnest(?::VARCHAR[]) explain_value",
-            [[str(row[0]) for row in rows], [str(row[1]) for row in rows]],
-        )
 
     def _fold_for(self, query: str, params: Any = None, is_whole: bool = False) -> None:
         """Make ready what a query may need: every view whose name it mentions, what that folds, the events below.
@@ -240,15 +231,16 @@ class Views(Folds):
         schemas = set(re.findall(r"\b(?:raw|told|fold|state)\.\w+", text))
         families |= {family for family in FAMILIES if f"told.{family}_events" in schemas}
         recorded = {family for family in FAMILIES if f"raw.{family}_events" in schemas}
-        folds = {fold for view in views for fold in view_sql.FOLDS_OF[view]}
+        traits = self._traits(views)
+        folds = {fold for view in views for fold in view_sql.folds_of(view, traits)}
         folds |= {fold for fold in FOLDS if f"fold.{fold}" in schemas}
-        states = {state for view in views for state in view_sql.STATES_OF[view]}
+        states = {state for view in views for state in view_sql.states_of(view, traits)}
         states |= {state for state in STATES if f"state.{state}" in schemas}
         has_numbers = self._folded is not None and _NUMBER_CONDITION in words and "artifacts" in words
         if has_numbers:
             has_numbers = re.search(r"value_number\"?\s*(?:[<>=]|between|in\b)", text) is not None
-        # States are of the events alone.
-        if self._watch is not None and (views or folds):
+        # Who lives is of no matter to a view without folds, nor to states.
+        if self._watch is not None and (folds or (views and not self._is_small)):
             self._watch(self)
         self.need_events(recorded | set(FAMILIES if "events" in views else ()))
         if families:
@@ -257,26 +249,40 @@ class Views(Folds):
         sought = None
         if views == ["artifacts"] and "digest" in words and not self._is_small:
             sought = self._sought(query, params)
-        if views or folds:
-            moment = self.need_folds(folds | ({"lent"} if has_numbers else set()))
-            has_reuses = bool(_REUSING & set(views)) and self._has_reuses()
-            for view in views:
-                sql = view_sql.view_sql(view, moment.has_twins, has_numbers, has_reuses, sought)
-                self._show(view, sql)
-            for name in summaries:
-                self._show(name, SUMMARIES[name].sql)
+        if folds:
+            self.need_folds(folds | ({"lent"} if has_numbers else set()))
+        for view in views:
+            self._show(view, view_sql.view_sql(view, traits, has_numbers, sought))
+        for name in summaries:
+            self._show(name, SUMMARIES[name].sql)
+
+    def _traits(self, views: Collection[str]) -> view_sql.Traits:
+        """What may be true of the events that some views show."""
+        if not views:
+            return view_sql.Traits()
+        may_reuse = not view_sql.REUSING.isdisjoint(views)
+        return view_sql.Traits(
+            self.has_twins(),
+            may_reuse and self._is_so(_ANY_REUSE, self._has_reuses),
+            "attempts" in views and self._is_so(_ANY_OPEN_ATTEMPT, self._has_open_attempts),
+        )
 
     def _has_reuses(self) -> bool:
-        # Noted among what was made of the fold, and forgotten with it.
-        if _ANY_REUSE not in self._made:
-            self._made[_ANY_REUSE] = ""
-            self._reuses = self.rows_in("fold.reuses")
-        return self._reuses > 0
+        if self._is_small:
+            return self._has_any("task", "task_reused")
+        self.need_states(("reuses",))
+        return self.rows_in("state.reuses") > 0
+
+    def _has_open_attempts(self) -> bool:
+        # Over all history it takes longer to find out than to allow for it.
+        if not self._is_small:
+            return True
+        self.need_told(("task",))
+        return bool(self._folding.execute(_OPEN_ATTEMPTS).fetchall())
 
     def _sought(self, query: str, params: Any) -> view_sql.Sought | None:
         """The digest that a query of artifacts demands, if it plainly does, and where its events are."""
-        (row,) = self.connection.execute("select json_serialize_sql(?)", [query]).fetchall()
-        digest = digest_demanded(row[0], params)
+        digest = digest_demanded(self.tree(query), params)
         if digest is None:
             return None
         fences = "state.fences" if self.rows_in("state.fences") else None
@@ -292,6 +298,14 @@ class Views(Folds):
         self._shown[view] = sql
 
 
+_ANY_REUSE = "any reuse"
+_ANY_OPEN_ATTEMPT = "any open attempt"
+_OPEN_ATTEMPTS = f"""
+    select 1 from told.task_events
+    where kind in ('attempt_started', {", ".join(f"'{kind}'" for kind in ATTEMPT_ENDS)}) and attempt is not null
+    group by run_uid, flow, run_id, step, task_id, attempt having bool_and(kind = 'attempt_started') limit 1
+"""
+
 #: `tasks` is also a column: where it can be no table, the view is not made. A wrong guess costs a second try.
 _TASKS_AS_TABLE = (
     r"\b(?:from|join|table|describe|summarize|pivot|unpivot)\b[\s(\"]*(?:\w+\"?\.\"?)*tasks\b"
@@ -300,6 +314,29 @@ _TASKS_AS_TABLE = (
 
 #: The column whose conditions are answered from the numbers of a checkpoint.
 _NUMBER_CONDITION = "value_number"
+
+
+def _keep(kept: Kept, statement: fence.Statement, params: Any, rows_max: int | None) -> None:
+    if statement.is_explain:
+        _keep_plan(kept, statement.text, params)
+        return
+    end = "" if rows_max is None else f" limit {rows_max + 1}"
+    kept.connection.execute(f"create temp table {kept.table} as from (\n{statement.text}\n){end}", params)
+    if rows_max is None:
+        return
+    (rows,) = kept.connection.execute(f"select count(*) from {kept.table}").fetchone()
+    if rows > rows_max:
+        raise QueryError(
+            f"The query gives more than {rows_max:,} rows. Raise --max-rows, or add a LIMIT or an aggregate."
+        )
+
+
+def _keep_plan(kept: Kept, text: str, params: Any) -> None:
+    rows = kept.connection.execute(text, params).fetchall()
+    kept.connection.execute(
+        f"create temp table {kept.table} as select unnest(?::VARCHAR[]) explain_key, unnest(?::VARCHAR[]) explain_value",
+        [[str(row[0]) for row in rows], [str(row[1]) for row in rows]],
+    )
 
 
 def _named(words: Collection[str], text: str, is_whole: bool) -> tuple[list[str], list[str]]:

@@ -35,7 +35,7 @@ FOLDED_VIEWS = ("runs", "tasks", "steps", "tags", "parameters")
 
 @pytest.fixture(autouse=True)
 def _no_store_is_small(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("weft.lineage.folds.COPIED_BYTES_MAX", 0)
+    monkeypatch.setattr("weft.lineage.event_tables.COPIED_BYTES_MAX", 0)
 
 
 class History:

@@ -73,7 +73,7 @@ def test_bounds_that_are_not_told_plainly_are_none(what: str, tmp_path: Path) ->
 def test_a_digest_is_looked_for_in_the_files_that_may_hold_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("weft.lineage.folds.COPIED_BYTES_MAX", 0)
+    monkeypatch.setattr("weft.lineage.event_tables.COPIED_BYTES_MAX", 0)
     options_of = segments._writer_options
     history = History(tmp_path / "store", random.Random(3))
     for number in range(6):
@@ -127,7 +127,7 @@ def test_newest_runs_are_found_in_some_of_many_files(
     seed: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     print(f"WEFT_TEST_SEED={seed}")
-    monkeypatch.setattr("weft.lineage.folds.COPIED_BYTES_MAX", 0)
+    monkeypatch.setattr("weft.lineage.event_tables.COPIED_BYTES_MAX", 0)
     monkeypatch.setattr("weft.lineage.newest._SPARE_RUNS", 1)
     monkeypatch.setattr("weft.lineage.newest._WIDENED", 2)
     history = History(tmp_path / "store", random.Random(seed))

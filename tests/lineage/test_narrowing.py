@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import duckdb
@@ -14,7 +15,7 @@ TEXT = f"sha256:{HEX}"
 def demanded(query: str, params: dict[str, Any] | list[Any] | None = None) -> bytes | None:
     row = duckdb.execute("select json_serialize_sql(?)", [query]).fetchone()
     assert row is not None
-    return digest_demanded(row[0], params)
+    return digest_demanded(json.loads(row[0]), params)
 
 
 @pytest.mark.parametrize(

@@ -24,7 +24,7 @@ ARTIFACTS = "select name, pathspec, origin_pathspec from artifacts where flow = 
 
 @pytest.fixture(autouse=True)
 def _no_store_is_small(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("weft.lineage.folds.COPIED_BYTES_MAX", 0)
+    monkeypatch.setattr("weft.lineage.event_tables.COPIED_BYTES_MAX", 0)
 
 
 @pytest.fixture

@@ -47,7 +47,7 @@ LISTINGS = tuple(
 @pytest.fixture(autouse=True)
 def _few_runs_are_many(monkeypatch: pytest.MonkeyPatch) -> None:
     """So that few runs are looked at first, and more only where those were too few."""
-    monkeypatch.setattr("weft.lineage.folds.COPIED_BYTES_MAX", 0)
+    monkeypatch.setattr("weft.lineage.event_tables.COPIED_BYTES_MAX", 0)
     monkeypatch.setattr("weft.lineage.newest._SPARE_RUNS", 1)
     monkeypatch.setattr("weft.lineage.newest._WIDENED", 2)
 

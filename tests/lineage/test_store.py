@@ -79,7 +79,7 @@ def test_store_sees_journals_and_segments_as_one(story: Any) -> None:
 
 
 def test_big_segments_are_read_where_they_lie(story: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("weft.lineage.folds.COPIED_BYTES_MAX", 0)
+    monkeypatch.setattr("weft.lineage.event_tables.COPIED_BYTES_MAX", 0)
     run = story.run("Hello", "1")
     story.task(run, "start", "1", x=1)
     story.end(run)
@@ -314,7 +314,7 @@ def test_store_shows_itself(story: Any) -> None:
 
 
 def test_who_has_a_digest_is_found_by_its_bytes(story: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("weft.lineage.folds.COPIED_BYTES_MAX", 0)
+    monkeypatch.setattr("weft.lineage.event_tables.COPIED_BYTES_MAX", 0)
     first = story.run("Hello", "1")
     start = story.task(first, "start", "1", x="wanted", y="other")
     story.end(first)

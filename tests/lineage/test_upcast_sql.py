@@ -107,7 +107,7 @@ def _answers(storage: LocalStorage) -> list[list[tuple[object, ...]]]:
 def test_old_versions_are_told_anew_in_journals_segments_and_checkpoints(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, copied_bytes: int
 ) -> None:
-    monkeypatch.setattr("weft.lineage.folds.COPIED_BYTES_MAX", copied_bytes)
+    monkeypatch.setattr("weft.lineage.event_tables.COPIED_BYTES_MAX", copied_bytes)
     _register(monkeypatch)
     storage = LocalStorage(str(tmp_path / "store"))
     log = EventLog(storage)
@@ -127,7 +127,7 @@ def test_old_versions_are_told_anew_in_journals_segments_and_checkpoints(
 
 
 def test_dirty_runs_are_folded_of_events_told_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("weft.lineage.folds.COPIED_BYTES_MAX", 0)
+    monkeypatch.setattr("weft.lineage.event_tables.COPIED_BYTES_MAX", 0)
     _register(monkeypatch)
     storage = LocalStorage(str(tmp_path / "store"))
     log = EventLog(storage)
@@ -149,7 +149,7 @@ def test_dirty_runs_are_folded_of_events_told_anew(tmp_path: Path, monkeypatch: 
 def test_a_checkpoint_of_before_an_upcaster_is_not_used(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("weft.lineage.folds.COPIED_BYTES_MAX", 0)
+    monkeypatch.setattr("weft.lineage.event_tables.COPIED_BYTES_MAX", 0)
     storage = LocalStorage(str(tmp_path / "store"))
     log = EventLog(storage)
     for events in _history(storage):
