@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import sys
 from typing import NoReturn
@@ -10,6 +11,8 @@ from weft.cli.commands import COMMANDS
 from weft.cli.streams import open_missing_streams
 
 __all__ = ["main"]
+
+_OBJECTS_PER_PASS = 100_000
 
 
 def main(arguments: list[str] | None = None) -> NoReturn:
@@ -21,6 +24,8 @@ def main(arguments: list[str] | None = None) -> NoReturn:
 
         # It takes as long as all that is imported below, and runs beside that.
         prepare()
+        # What is imported and asked makes no garbage worth a pass of the collector over all there is.
+        gc.set_threshold(_OBJECTS_PER_PASS)
     from weft.cli.entry import run_to_exit
     from weft.cli.group import group
 

@@ -50,8 +50,12 @@ def _where(spec: Pathspec, level: int, table: str = "") -> tuple[str, Record]:
 
 def check_exists(store: Store, spec: Pathspec) -> None:
     """Raises: NotFound, naming the first part that is not there and what comes near it."""
+    from weft.lineage.named_runs import find_run_told
+
     level = sum(part is not None for part in spec)
-    for depth in range(1, level + 1):
+    # A run that is there is found among its own events, and its flow is there with it.
+    known = 2 if spec.run_id is not None and find_run_told(store, spec.flow, spec.run_id) else 0
+    for depth in range(known + 1, level + 1):
         condition, params = _where(spec, depth)
         view, column = _VIEWS[depth], _LEVELS[depth - 1]
         if store.rows(f"SELECT 1 FROM {view} WHERE {condition} LIMIT 1", params):

@@ -46,8 +46,14 @@ class Answers(Protocol):
     def rows_at_hand(self, query: str, params: Any = None) -> list[tuple[Any, ...]]:
         """The same over those runs alone that were asked about last; none where all would be read for it."""
 
-    def foresee(self, about: Collection[tuple[str, str]], families: Collection[str]) -> None:
-        """Say that several questions about runs follow, and which families of their events these will read."""
+    def foresee(
+        self, about: Collection[tuple[str, str]], families: Collection[str], later: Collection[str] = ()
+    ) -> None:
+        """Say that several questions about runs follow, and which families of their events these will read, and
+        which others later."""
+
+    def foresee_states(self, names: Collection[str]) -> None:
+        """Say that a question about all runs follows, and which of the states that are kept of them it will read."""
 
     def has_twins(self) -> bool:
         """Whether two runs share a pathspec, which makes the second `id~2`."""

@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
-from typing import NamedTuple, TypeVar
+from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
 from weft.lineage import clock
 from weft.lineage.codec import read_payloads
 from weft.lineage.collector import CollectorPause
-from weft.lineage.compaction import CompactReport, compact_segments
 from weft.lineage.coverage import Coverage, Overlaps, uncovered_journals
 from weft.lineage.description import read_description
 from weft.lineage.errors import NotFound, StoreUnavailable
 from weft.lineage.journal import is_closed, is_writer_dead, parse_journal, read_journal
 from weft.lineage.journal_events import JournalEvents, Narrowed, Selection
-from weft.lineage.leftovers import LEFTOVER_S, remove_leftovers
 from weft.lineage.manifest import (
     Piece,
     Segment,
@@ -29,10 +27,13 @@ from weft.lineage.projections import is_from_elsewhere
 from weft.lineage.proofs import Proofs
 from weft.lineage.ranges import Ranges, Spans
 from weft.lineage.schema import FAMILIES, Event
-from weft.lineage.sealing import SealReport, grace_of, seal_journals, take_lock
 from weft.lineage.segments import read_piece
 from weft.lineage.storage import Storage, StoredFile
 from weft.lineage.upcast import upcast_all
+
+if TYPE_CHECKING:
+    from weft.lineage.compaction import CompactReport
+    from weft.lineage.sealing import SealReport
 
 __all__ = ["EventLog", "Snapshot", "TidyReport"]
 
@@ -81,7 +82,7 @@ class EventLog:
         self.damaged: dict[str, str] = {}
         self._kept: dict[tuple[str, int], JournalEvents] | None = {} if keeps_tail else None
         self._known: dict[str, SegmentFile] = {}
-        self._proofs = Proofs(storage)
+        self.proofs = Proofs(storage)
         self._chunks: dict[str, bytes] = {}
 
     def events(
@@ -105,7 +106,7 @@ class EventLog:
             pieces, opened = self._at_hand(narrowed)
             found = self._told(opened, narrowed, Selection(families, kinds))
             for piece in pieces:
-                found.extend(read_piece(self._proofs, piece, *narrowed, families, kinds))
+                found.extend(read_piece(self.proofs, piece, *narrowed, families, kinds))
             if pieces:  # The tail is in order.
                 found.sort(key=_log_order)
             return found
@@ -133,7 +134,7 @@ class EventLog:
             found = self._told(opened, narrowed, Selection(families))
             sealed: list[Event] = []
             for piece in pieces:
-                for event in read_piece(self._proofs, piece, *narrowed, (*families, *later)):
+                for event in read_piece(self.proofs, piece, *narrowed, (*families, *later)):
                     (sealed if are_later.has(event.kind) else found).append(event)
             if pieces:
                 found.sort(key=_log_order)
@@ -173,7 +174,7 @@ class EventLog:
 
         Raises: StoreDamaged; NotFound when one was compacted away: take another snapshot.
         """
-        return self._proofs.prove(files)
+        return self.proofs.prove(files)
 
     def at_rest(self, read: Callable[[], T]) -> T:
         """What `read` gives, called again as long as files that it wants were sealed or compacted away meanwhile.
@@ -246,7 +247,7 @@ class EventLog:
                 spans = Spans.of(r[:3] for r in piece.segment.ranges.of_writers(writers))
                 if spans:
                     mine = Piece(piece.segment, spans)
-                    told += read_piece(self._proofs, mine, families=("run",), kinds=("run_started",))
+                    told += read_piece(self.proofs, mine, families=("run",), kinds=("run_started",))
             return {e.writer for e in told if e.kind == "run_started" and is_from_elsewhere(e, here)}
 
         return self.at_rest(read)
@@ -273,6 +274,9 @@ class EventLog:
 
         Raises: StoreUnavailable.
         """
+        # Who only reads needs nothing of this.
+        from weft.lineage.sealing import seal_journals
+
         return seal_journals(self.storage, self._known, force, grace_s)
 
     def compact(
@@ -290,6 +294,9 @@ class EventLog:
 
         Raises: StoreUnavailable.
         """
+        from weft.lineage.compaction import CompactReport, compact_segments
+        from weft.lineage.sealing import grace_of, take_lock
+
         lock = take_lock(self.storage) if self.storage.list(SEGMENTS) else None
         if lock is None:
             return CompactReport(0, 0, [], [], [])
@@ -321,6 +328,8 @@ class EventLog:
 
         Raises: StoreUnavailable.
         """
+        from weft.lineage.leftovers import LEFTOVER_S, remove_leftovers
+
         sealed = self.seal(force=is_whole, grace_s=grace_s)
         compacted = self.compact(is_whole=is_whole, grace_s=grace_s, progress=progress)
         swept = remove_leftovers(self.storage, clock.now_us() - int(LEFTOVER_S * 1_000_000))

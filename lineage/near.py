@@ -88,6 +88,14 @@ class RoutedViews(Views):
         if self._folded is not None and runs:
             self._near_if_few(frozenset(runs), families)
 
+    def files_of(self, runs: Collection[RunKey], families: Collection[str]) -> list[str]:
+        """The segment files of some families that hold events of runs; none where that is not known."""
+        if self._folded is None:
+            return []
+        places = self._read_places()
+        found = (file for run in sorted(runs) for file in _files_of(run, places, self._sealed)[0])
+        return list(dict.fromkeys(file.path for file in found if file.family in families))
+
     @property
     def at_hand(self) -> Views | None:
         """Views of the runs that were asked about last, if their events were copied."""
@@ -194,18 +202,20 @@ class NearViews(Views):
     def hold(self, runs: Iterable[RunKey], tail: Sequence[Event], families: Collection[str] = ()) -> None:
         """Make questions about runs answerable, which will most likely read these families. Raises: _TooMany."""
         wanted = _recorded(runs)
-        if self._followed.issuperset(wanted):
-            return
-        self._begin(wanted - self._held.keys(), tail)
+        is_new = not self._followed.issuperset(wanted)
         # What is believed of any family is told by that of runs.
-        self.need_events({"run", "task", *families})
-        if self._has_any("task", "task_reused"):
+        families = {"run", "task", *families}
+        if is_new:
+            self._begin(wanted - self._held.keys(), tail)
+        self.need_events(families)
+        if is_new and self._has_any("task", "task_reused"):
             rows = self.connection.execute(
                 "select distinct flow, run_id, producer_flow, producer_run_id from raw.task_events "
                 "where kind = 'task_reused' and producer_run_id is not null"
             ).fetchall()
             origins = {(row[2], row[3]) for row in rows if (row[0], row[1]) in wanted}
             self._begin(origins - self._held.keys(), tail)
+            self.need_events(families)
         self._followed |= wanted
 
     def need_events(self, families: Iterable[str]) -> None:
@@ -236,15 +246,8 @@ class NearViews(Views):
         if not runs:
             return
         for run in runs:
-            events: dict[bytes, int] = {}
-            for data in self._places:
-                events.update(events_in(data, *run))
-            self._count += sum(events.values())
-            self._held[run] = [
-                file
-                for file in self._sealed.files
-                if not file.is_covered or not events.keys().isdisjoint(map(segment_key, file.known_as))
-            ]
+            self._held[run], count = _files_of(run, self._places, self._sealed)
+            self._count += count
         if self._count > _EVENTS_MAX:
             raise _TooMany
         self._copied.clear()
@@ -266,6 +269,19 @@ class NearViews(Views):
         self._events += copy_together(
             self.connection, [copy for copy in copies if copy is not None], self._name
         )
+
+
+def _files_of(run: RunKey, places: Iterable[bytes], sealed: Sealed) -> tuple[list[SealedFile], int]:
+    """The files of segments that hold events of a run, and how many events the places know of."""
+    events: dict[bytes, int] = {}
+    for data in places:
+        events.update(events_in(data, *run))
+    files = [
+        file
+        for file in sealed.files
+        if not file.is_covered or not events.keys().isdisjoint(map(segment_key, file.known_as))
+    ]
+    return files, sum(events.values())
 
 
 def _families_named(text: str) -> set[str]:

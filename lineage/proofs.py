@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 
 from weft.lineage.errors import WeftError
 from weft.lineage.files import read_error
@@ -23,11 +24,24 @@ _WORTH_A_THREAD_BYTES = 1024 * 1024
 class Proofs:
     """The segment files of a store that this process has proven: each is read once for that."""
 
-    __slots__ = ("_proven", "storage")
+    __slots__ = ("_begun", "_proven", "storage")
 
     def __init__(self, storage: Storage) -> None:
         self.storage = storage
         self._proven: set[str] = set()
+        self._begun: dict[str, _Hashing] = {}
+
+    def begin(self, local: Sequence[str]) -> None:
+        """Hash local files that will be wanted, while something else is done."""
+        new = [path for path in local if path not in self._begun]
+        if new:
+            self._begun.update(dict.fromkeys(new, _Hashing(new)))
+
+    def sha256_of_file(self, path: str) -> bytes:
+        """The sha256 of a local file, once from what was begun. Raises: NotFound, StoreUnavailable."""
+        begun = self._begun.pop(path, None)
+        digest = None if begun is None else begun.digest(path)
+        return digest or sha256_of_file(path)
 
     def prove(self, files: Iterable[SegmentFile]) -> list[str]:
         """Fetch files where they are not here, and check them. Gives their absolute local paths, in order.
@@ -40,7 +54,7 @@ class Proofs:
         local = self.storage.localize([file.path for file in wanted])
         unproven = [(f, p) for f, p in zip(wanted, local, strict=True) if f.path not in self._proven]
         size_bytes = sum(file.size_bytes for file, _ in unproven)
-        digests = _sha256_of_files([path for _, path in unproven], size_bytes)
+        digests = self._sha256_of_files([path for _, path in unproven], size_bytes)
         for (file, _), digest in zip(unproven, digests, strict=True):
             if digest != file.digest and self.storage.forget_copy(file.path):
                 # It was the copy that is damaged: fetched anew, it may be right.
@@ -49,6 +63,57 @@ class Proofs:
                 raise damaged_segment(self.storage, file.path, "its bytes are others than its name says")
             self._proven.add(file.path)
         return local
+
+    def _sha256_of_files(self, paths: Sequence[str], size_bytes: int) -> list[bytes]:
+        if len(paths) < 2 or size_bytes < _WORTH_A_THREAD_BYTES:
+            return [self.sha256_of_file(path) for path in paths]
+        from threading import Thread
+
+        found: dict[int, bytes] = {}
+        failed: list[WeftError] = []
+        waiting = iter(range(len(paths)))
+
+        def work() -> None:
+            # An iterator over a range gives each number to one of the threads.
+            for index in waiting:
+                try:
+                    found[index] = self.sha256_of_file(paths[index])
+                except WeftError as error:
+                    failed.append(error)
+                    return
+
+        second = Thread(target=work, name="weft-proof")
+        second.start()
+        work()
+        second.join()
+        if failed:
+            raise failed[0]
+        return [found[index] for index in range(len(paths))]
+
+
+class _Hashing:
+    """The sha256 of local files, worked out one after the other in a thread that begins at once."""
+
+    __slots__ = ("_found", "_paths", "_thread")
+
+    def __init__(self, paths: Sequence[str]) -> None:
+        from threading import Thread
+
+        self._paths = paths
+        self._found: dict[str, bytes] = {}
+        self._thread = Thread(target=self._work, name="weft-proof")
+        self._thread.start()
+
+    def digest(self, path: str) -> bytes | None:
+        """Wait for all of them; None for a file that could not be read."""
+        self._thread.join()
+        return self._found.get(path)
+
+    def _work(self) -> None:
+        for path in self._paths:
+            # It may be fetched only when it is proven.
+            with suppress(WeftError):
+                self._found[path] = sha256_of_file(path)
 
 
 def check_segment_file(storage: Storage, path: str, digest: bytes) -> None:
@@ -68,30 +133,3 @@ def sha256_of_file(path: str) -> bytes:
     except OSError as error:
         raise read_error(error, path) from error
     return hasher.digest()
-
-
-def _sha256_of_files(paths: Sequence[str], size_bytes: int) -> list[bytes]:
-    if len(paths) < 2 or size_bytes < _WORTH_A_THREAD_BYTES:
-        return [sha256_of_file(path) for path in paths]
-    from threading import Thread
-
-    found: dict[int, bytes] = {}
-    failed: list[WeftError] = []
-    waiting = iter(range(len(paths)))
-
-    def work() -> None:
-        # An iterator over a range gives each number to one of the threads.
-        for index in waiting:
-            try:
-                found[index] = sha256_of_file(paths[index])
-            except WeftError as error:
-                failed.append(error)
-                return
-
-    second = Thread(target=work, name="weft-proof")
-    second.start()
-    work()
-    second.join()
-    if failed:
-        raise failed[0]
-    return [found[index] for index in range(len(paths))]

@@ -14,7 +14,6 @@ from weft.lineage.errors import NotFound, WeftError
 from weft.lineage.log import EventLog
 from weft.lineage.manifest import Piece, read_segment_file
 from weft.lineage.paths import JOURNALS, SEGMENTS, journal_name, segment_name
-from weft.lineage.proofs import sha256_of_file
 from weft.lineage.schema import Event, family_of
 from weft.lineage.sources import Sealed, SealedFile
 from weft.lineage.storage import Storage
@@ -46,6 +45,10 @@ class Prover:
         self.local: dict[str, str] = {}
         self._proven: set[str] = set()
 
+    def begin(self, local: Sequence[str]) -> None:
+        """Begin to prove files that will be wanted, while something else is done."""
+        self._log.proofs.begin([path for path in local if path not in self._proven])
+
     def prove(self, local: Sequence[str]) -> None:
         """Check files by the sha256 in their names, each once. Raises: StoreDamaged, CheckpointBroken, FileGone."""
         segments = []
@@ -65,7 +68,7 @@ class Prover:
 
     def _prove_folded(self, path: str) -> None:
         try:
-            is_sound = sha256_of_file(path).hex() == digest_of(path)
+            is_sound = self._log.proofs.sha256_of_file(path).hex() == digest_of(path)
         except WeftError as error:
             raise CheckpointBroken(str(error)) from error
         if not is_sound:

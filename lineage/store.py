@@ -140,10 +140,24 @@ class Store:
         with self._lock:
             return self._asked(ask)
 
-    def foresee(self, about: Collection[tuple[str, str]], families: Collection[str]) -> None:
-        """Say that several questions about runs follow, and which families of their events these will read."""
+    def foresee(
+        self, about: Collection[tuple[str, str]], families: Collection[str], later: Collection[str] = ()
+    ) -> None:
+        """Say that several questions about runs follow, and which families of their events these will read, and
+        which others later."""
         with self._lock:
+            if later:
+                self._prover.begin(self._refreshed().files_of(about, later))
             self._asked(lambda views: views.foresee(about, families))
+
+    def foresee_states(self, names: Collection[str]) -> None:
+        """Say that a question about all runs follows, and which of the states that are kept of them it will read."""
+        with self._lock:
+            self._refreshed()
+            folded = self._sight.sealed.folded
+            self._prover.begin(
+                [part.files[name] for part in (folded.parts if folded else ()) for name in names]
+            )
 
     def has_twins(self) -> bool:
         """Whether two runs share a pathspec, which makes the second `id~2`."""

@@ -116,6 +116,9 @@ def explain(store: Answers, target: str) -> Why:
         raise UsageError(
             f"{target} is no task. Write Flow/run/step/task; `weft show {target}` lists its steps."
         )
+    assert spec.run_id is not None
+    store.foresee_states(("tasks",))
+    store.foresee([(spec.flow, spec.run_id)], ("task",), later=_FAMILIES)
     placed = _placed(store, spec)
     task, earlier = _with_earlier(store, placed)
     told = placed.told
@@ -152,7 +155,7 @@ def explain(store: Answers, target: str) -> Why:
 _Place = tuple[str, str, str, str]
 
 #: The families of events that tell what tasks depended on; those of runs and tasks come with every run.
-_FAMILIES = ("use", "other")
+_FAMILIES = ("use", "other", "artifact")
 
 _COLUMNS = "flow, run_id, run_uid, raw_run_id, step, task_id, status, task_key, is_reused"
 

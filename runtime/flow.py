@@ -9,10 +9,11 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import Any, ClassVar, Protocol
 
+from weft.runtime.command_line import command_line
 from weft.runtime.decorators import steps_of
 from weft.runtime.transition import Transition, transition_of
 
-__all__ = ["Binding", "FlowSpec", "bind", "binding_of", "set_command_line"]
+__all__ = ["Binding", "FlowSpec", "bind", "binding_of"]
 
 #: Where an instance keeps what it is bound to; not an artifact.
 _BINDING = "_weft_binding"
@@ -31,15 +32,6 @@ class Binding(Protocol):
     def merge(self, flow: FlowSpec, inputs: Any, include: list[str], exclude: list[str]) -> None: ...
     def refuse_set(self, name: str) -> str | None: ...
     def is_inherited(self, name: str) -> bool: ...
-
-
-_command_line: Callable[[type[FlowSpec]], None] | None = None
-
-
-def set_command_line(main: Callable[[type[FlowSpec]], None]) -> None:
-    """Say what `MyFlow()` starts. The floor above does; this one does not know it."""
-    global _command_line
-    _command_line = main
 
 
 class _NameOfFlow:
@@ -63,8 +55,9 @@ class FlowSpec:
 
     def __init__(self, use_cli: bool = True) -> None:
         if use_cli:
-            assert _command_line is not None, "`import weft` sets the command line"
-            _command_line(type(self))
+            start = command_line()
+            assert start is not None, "`import weft` sets the command line"
+            start(type(self))
 
     name = _NameOfFlow()
 

@@ -2,8 +2,7 @@
 
     from weft import FlowSpec, Parameter, step
 
-Importing this module is cheap: what asks questions (`sql`, `open_store`, `Flow`, `Run` …) is loaded
-when it is first used.
+Importing this module is cheap: each name is loaded when it is first used.
 """
 
 from __future__ import annotations
@@ -15,15 +14,8 @@ if os.name != "posix":
     raise ImportError("weft runs on Linux and macOS. On Windows, install and run it inside WSL.")
 
 from weft.lineage.version import VERSION as __version__
-from weft.runtime import flow as _flow
 from weft.runtime import randomness as _randomness  # noqa: F401  # it notes the state before any flow draws
-from weft.runtime.config import Config, ConfigValue
-from weft.runtime.current import current
-from weft.runtime.decorators import cache, catch, environment, resources, retry, step, timeout
-from weft.runtime.flow import FlowSpec
-from weft.runtime.include import IncludeFile
-from weft.runtime.parameters import JSONType, Parameter
-from weft.runtime.track import track
+from weft.runtime.command_line import set_command_line as _set_command_line
 
 if TYPE_CHECKING:
     from weft.lineage.client import (
@@ -37,6 +29,13 @@ if TYPE_CHECKING:
         namespace,
     )
     from weft.lineage.store import Store, open_store, sql
+    from weft.runtime.config import Config, ConfigValue
+    from weft.runtime.current import current
+    from weft.runtime.decorators import cache, catch, environment, resources, retry, step, timeout
+    from weft.runtime.flow import FlowSpec
+    from weft.runtime.include import IncludeFile
+    from weft.runtime.parameters import JSONType, Parameter
+    from weft.runtime.track import track
 
 __all__ = [
     "Config",
@@ -80,6 +79,13 @@ _LAZY = {
         "namespace",
     ),
     "weft.lineage.store": ("Store", "open_store", "sql"),
+    "weft.runtime.config": ("Config", "ConfigValue"),
+    "weft.runtime.current": ("current",),
+    "weft.runtime.decorators": ("cache", "catch", "environment", "resources", "retry", "step", "timeout"),
+    "weft.runtime.flow": ("FlowSpec",),
+    "weft.runtime.include": ("IncludeFile",),
+    "weft.runtime.parameters": ("JSONType", "Parameter"),
+    "weft.runtime.track": ("track",),
 }
 _MODULE_OF = {name: module for module, names in _LAZY.items() for name in names}
 
@@ -93,7 +99,7 @@ def _start_command_line(flow_class: type[FlowSpec]) -> None:
     main(flow_class)
 
 
-_flow.set_command_line(_start_command_line)
+_set_command_line(_start_command_line)
 
 if "WEFT_TRACK" in os.environ:
     from weft.runtime.readers import install_if_asked
