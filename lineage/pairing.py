@@ -29,12 +29,10 @@ if TYPE_CHECKING:
 
 __all__ = ["collect_pairs"]
 
-#: Rows of a view that belong to the first run (side 0) and to the second (side 1).
-_OF_BOTH = (
-    "(select 0 as side, * from {view} where flow = $flow_a and run_id = $run_a "
-    "union all select 1 as side, * from {view} where flow = $flow_b and run_id = $run_b)"
-)
 _PARAMETERS = "_parameters"
+
+#: A task that really ran: the uid of its run, its step and id.
+_Ran = tuple[bytes, str, str]
 
 #: Values that are asked for by their digests; of more, all of the two runs are fetched.
 _DIGESTS_ASKED_MAX = 200
@@ -48,20 +46,24 @@ def collect_pairs(store: Answers, a: NamedRun, b: NamedRun) -> Pairs:
 class _Collector:
     """Fetches the rows of two runs and pairs them. Of each pair of dicts the first is of run A.
 
-    Where all tasks ran in their own run, as most often, rows come from below the views.
+    Rows come from below the views. A reused task has those of the task it stands for, in another run.
     """
 
     def __init__(self, store: Answers, a: NamedRun, b: NamedRun) -> None:
         self._store = store
         self._runs = (a, b)
-        self._params = {"flow_a": a.flow, "run_a": a.run_id, "flow_b": b.flow, "run_b": b.run_id}
-        self._has_reused = False
+        #: The runs that reused tasks are from.
+        self._origins: dict[bytes, NamedRun] = {}
         self._about = [a.key, b.key]
         #: Whether a task was tried again; not known before it is asked.
         self._has_retried: bool | None = None
-        #: By (step, task id), and by the pathspec of the task that really ran where that is another.
+        #: The place of each task, by (step, task id).
         self._places: tuple[dict[tuple[str, str], TaskPlace], ...] = ({}, {})
-        self._sources: tuple[dict[str, TaskPlace], ...] = ({}, {})
+        #: Reused tasks, each with what it stands for; and by that their steps and ids.
+        self._reused: list[tuple[Any, ...]] = []
+        self._stands_for: tuple[dict[_Ran, list[tuple[str, str]]], ...] = ({}, {})
+        #: The places of reused tasks, by what they stand for, and by flow and run id instead of the uid.
+        self._sources: tuple[dict[tuple[bytes | str, str, str], TaskPlace], ...] = ({}, {})
         #: The tasks that read a parameter, by its name.
         self._readers: dict[str, set[TaskPlace]] = {}
 
@@ -73,50 +75,82 @@ class _Collector:
         return Pairs(a, b, values, tasks, artifacts, reads, external, times, equal)
 
     def _of_both(self, column: str = "run_id") -> tuple[str, list[str | bytes]]:
-        return of_runs(self._runs, column)
+        """The condition for rows of both runs and of those that reused tasks are from."""
+        return of_runs((*self._runs, *self._origins.values()), column)
 
     def _by_side(self, rows: list[tuple[Any, ...]]) -> Iterator[tuple[Any, ...]]:
-        """Rows that begin with the uid of their run, each with its side for it; both sides may be one run."""
+        """Rows that begin with the uid of their run, a step and a task id, each with its side instead of the uid;
+        both sides may be one run, and stand for one task."""
         for side, run in enumerate(self._runs):
-            for uid, *more in rows:
+            standing = self._stands_for[side]
+            for uid, step, task_id, *more in rows:
                 if uid == run.uid:
-                    yield side, *more
-
-    def _ask(self, columns: str, view: str, more: str = "", params: Any = None) -> list[tuple[Any, ...]]:
-        query = f"select {columns} from {_OF_BOTH.format(view=view)} v {more}"
-        return self._store.rows(query, self._params | (params or {}), about=self._about)
+                    yield side, step, task_id, *more
+                if standing:
+                    for place in standing.get((uid, step, task_id), ()):
+                        yield side, *place, *more
 
     def _tasks(self) -> Iterable[tuple[Any, ...]]:
-        """Side, step, id, place in a foreach, status, seconds, and the pathspec of the origin of each task."""
+        """Side, step, id, place in a foreach, status, and seconds of each task."""
         condition, params = self._of_both("raw_run_id")
         rows = self._store.rows(
             "select run_uid, step, task_id, coalesce(foreach_path, ''), status, "
-            "case when status not in ('retrying', 'lost') then (ended_us - started_us) / 1e6 end, is_reused "
+            "case when status not in ('retrying', 'lost') then (ended_us - started_us) / 1e6 end "
             f"from fold.tasks where {condition} order by try_cast(task_id as bigint), task_id, step",
             params,
             about=self._about,
         )
-        self._has_reused = any(row[-1] for row in rows)
-        if not self._has_reused:
-            return ((*row[:-1], None) for row in self._by_side(rows))
-        return self._ask(
-            "side, step, task_id, coalesce(foreach_path, ''), case status when 'reused' then 'succeeded' else status end, "
-            "duration_s, origin_pathspec",
-            "tasks",
-            "order by side, try_cast(task_id as bigint), task_id, step",
+        if any(row[4] == "reused" for row in rows):
+            took = self._follow_reused()
+            rows = [(*row[:4], "succeeded", took.get(row[:3])) if row[4] == "reused" else row for row in rows]
+        return self._by_side(rows)
+
+    def _follow_reused(self) -> dict[_Ran, float | None]:
+        """Note what reused tasks stand for; gives how long that took, by the reused task."""
+        condition, params = self._of_both("raw_run_id")
+        found = self._store.rows(
+            "select run_uid, step, task_id, origin_uid, origin_step, origin_task_id, origin_flow, origin_run_id "
+            f"from fold.reuses where {condition}",
+            params,
+            about=self._about,
         )
+        for *_, uid, _, _, flow, run_id in found:
+            if uid is not None:
+                self._origins[uid] = NamedRun(flow, run_id, uid, run_id)
+        seconds = self._seconds_of_origins()
+        self._reused = found
+        return {tuple(row[:3]): seconds.get(tuple(row[3:6])) for row in found}
+
+    def _place_reused(self) -> None:
+        """Note which tasks have the rows of another, and where these are as the makers of what others read."""
+        for side, run in enumerate(self._runs):
+            for uid, step, task_id, *ran, flow, run_id in self._reused:
+                place = self._places[side].get((step, task_id))
+                if uid == run.uid and place is not None:
+                    self._stands_for[side].setdefault((ran[0], ran[1], ran[2]), []).append((step, task_id))
+                    for source in (ran[0], f"{flow}/{run_id}"):
+                        self._sources[side][source, ran[1], ran[2]] = place
+
+    def _seconds_of_origins(self) -> dict[_Ran, float | None]:
+        if not self._origins:
+            return {}
+        condition, params = of_runs(self._origins.values(), "raw_run_id")
+        rows = self._store.rows(
+            f"select run_uid, step, task_id, (ended_us - started_us) / 1e6 from fold.tasks where {condition}",
+            params,
+            about=self._about,
+        )
+        return {(uid, step, task_id): seconds for uid, step, task_id, seconds in rows}
 
     def _pair_tasks(self) -> tuple[list[TaskPair], list[StepTimes]]:
         statuses: tuple[dict[TaskPlace, str], ...] = ({}, {})
         visits: dict[tuple[int, str, str], int] = {}
         counts: dict[str, list[int]] = {}
         seconds: dict[str, list[float | None]] = {}
-        for side, step, task_id, path, status, duration_s, origin in self._tasks():
+        for side, step, task_id, path, status, duration_s in self._tasks():
             visit = visits[side, step, path] = visits.get((side, step, path), 0) + 1
             place = TaskPlace(step, path, visit)
             self._places[side][step, task_id] = place
-            if self._has_reused:
-                self._sources[side][origin or f"{self._runs[side].pathspec}/{step}/{task_id}"] = place
             statuses[side][place] = status
             counts.setdefault(step, [0, 0])[side] += 1
             took = seconds.setdefault(step, [None, None])
@@ -125,10 +159,11 @@ class _Collector:
         pairs = [
             TaskPair(place, statuses[0].get(place), statuses[1].get(place)) for place in _unequal(*statuses)
         ]
+        self._place_reused()
         return pairs, [StepTimes(step, *counts[step], *seconds[step]) for step in counts]
 
-    def _saved(self, columns: str, more: str = "", params: Sequence[Any] = ()) -> list[tuple[Any, ...]]:
-        """Columns of what tasks saved, of the attempts that count, and of parameters; first the uid of the run."""
+    def _saved(self, columns: str, more: str = "", params: Sequence[Any] = ()) -> Iterator[tuple[Any, ...]]:
+        """Columns of what tasks saved, of the attempts that count, and of parameters; first side, step and task."""
         condition, asked = self._of_both()
         retried, named = self._of_both("raw_run_id")
         if self._has_retried is None:
@@ -140,9 +175,9 @@ class _Collector:
                 select 1 from state.retried where {retried} and run_uid = e.run_uid and step = e.step
                     and task_id = e.task_id and final_attempt > e.attempt
             )"""
-        return self._store.rows(
+        rows = self._store.rows(
             f"""
-            select run_uid, {columns} from (
+            select run_uid, step, task_id, {columns} from (
                 select * from told.artifact_events where kind = 'artifact_saved' and {condition}
                 union all select * from told.run_events where kind = 'parameter_set' and {condition}
             ) e where {only}{more}
@@ -150,17 +185,13 @@ class _Collector:
             [*asked, *asked, *(named if self._has_retried else ()), *params],
             about=self._about,
         )
+        return self._by_side(rows)
 
     def _pair_artifacts(self) -> tuple[list[ArtifactPair], list[ValuePair], dict[tuple[str, str], int]]:
         """Artifacts, parameters and constants that differ, and how many artifacts are equal, by step and name."""
         saved: tuple[dict[tuple[TaskPlace, str], bytes], ...] = ({}, {})
         given: tuple[dict[str, bytes], ...] = ({}, {})
-        rows: Iterable[tuple[Any, ...]]
-        if self._has_reused:
-            rows = self._ask("side, step, task_id, name, unhex(substr(digest, 8))", "artifacts")
-        else:
-            rows = self._by_side(self._saved("step, task_id, name, digest"))
-        for side, step, task_id, name, digest in rows:
+        for side, step, task_id, name, digest in self._saved("name, digest"):
             place = self._places[side].get((step, task_id))
             if step == _PARAMETERS:
                 given[side][name] = digest
@@ -207,48 +238,33 @@ class _Collector:
         if not digests:
             return {}
         columns = "digest, size_bytes, type, serializer, value"
-        rows: Iterable[tuple[Any, ...]]
-        if self._has_reused:
-            rows = self._ask(
-                "unhex(substr(digest, 8)), size_bytes, type, serializer, value::varchar",
-                "artifacts",
-                "where digest in (select unnest($digests::varchar[]))",
-                {"digests": sorted(map(digest_to_text, digests))},
-            )
-        elif len(digests) <= _DIGESTS_ASKED_MAX:
+        if len(digests) <= _DIGESTS_ASKED_MAX:
             marks = ", ".join("?" for _ in digests)
-            rows = (row[1:] for row in self._saved(columns, f" and digest in ({marks})", sorted(digests)))
+            rows = self._saved(columns, f" and digest in ({marks})", sorted(digests))
         else:
-            rows = (row[1:] for row in self._saved(columns))
+            rows = self._saved(columns)
         found: dict[bytes, Saved] = {}
-        for digest, *facts in rows:
+        for _, _, _, digest, *facts in rows:
             if digest in digests:
                 saved = Saved(digest_to_text(digest), *facts)
                 other = found.get(digest, saved)
                 found[digest] = saved if saved == other else max(saved, other, key=_in_order)
         return found
 
-    def _reads(self) -> Iterable[tuple[Any, ...]]:
-        """Side, step, task, name, item, digest, and of the producer its run (None: its own), step and task."""
-        if self._has_reused:
-            rows = self._ask(
-                "side, step, task_id, name, coalesce(item_index, -1), case when is_absent then 'absent' else digest end, "
-                "producer_pathspec",
-                "artifact_uses",
-                "order by attempt",
-            )
-            return ((*row[:-1], *_split(row[-1])) for row in rows)
+    def _reads(self) -> Iterator[tuple[Any, ...]]:
+        """Side, step, task, name, item, digest, and of the producer its run (its uid where it is that of the reader
+        itself), step and task."""
         condition, params = self._of_both()
         rows = self._store.rows(
             "select run_uid, step, task_id, name, coalesce(item_index, -1), "
             "case when is_absent then 'absent'::blob else digest end, "
             "case when producer_flow <> flow or producer_run_id <> run_id then producer_flow || '/' || producer_run_id end, "
-            "producer_step, producer_task_id "
+            "run_uid, producer_step, producer_task_id "
             f"from told.use_events where kind = 'artifact_used' and {condition} order by attempt",
             params,
             about=self._about,
         )
-        return self._by_side(rows)
+        return ((*row[:6], row[6] or row[7], *row[8:]) for row in self._by_side(rows))
 
     def _pair_reads(self) -> list[ReadPair]:
         found: tuple[dict[tuple[TaskPlace, str, int, TaskPlace], Any], ...] = ({}, {})
@@ -261,10 +277,10 @@ class _Collector:
                 continue
             producer: TaskPlace | None = nowhere
             if maker_step is not None:
-                if run is None:
+                if run == self._runs[side].uid:
                     producer = places.get((maker_step, maker))
                 else:
-                    producer = self._sources[side].get(f"{run}/{maker_step}/{maker}")
+                    producer = self._sources[side].get((run, maker_step, maker))
                 if producer is None:
                     # The parameters, or a task of a run that is neither of the two.
                     producer = elsewhere.get(maker_step)
@@ -288,9 +304,6 @@ class _Collector:
 
     def _touched(self) -> Iterable[tuple[Any, ...]]:
         """Side, step, task, URI, direction, content and parameter of what lies outside."""
-        if self._has_reused:
-            columns = "side, step, task_id, uri, direction, coalesce(digest, state, 'unknown'), parameter"
-            return self._ask(columns, "external_uses", "order by attempt, occurred_at")
         condition, params = self._of_both()
         rows = self._store.rows(
             "select run_uid, step, task_id, name, digest, payload "
@@ -314,14 +327,6 @@ class _Collector:
             ExternalPair(key[0], key[1], key[2], found[0].get(key), found[1].get(key))
             for key in _unequal(*found)
         ]
-
-
-def _split(pathspec: str | None) -> tuple[str | None, str | None, str | None]:
-    """The run, step and id of a task."""
-    if pathspec is None:
-        return None, None, None
-    run, step, task_id = pathspec.rsplit("/", 2)
-    return run, step, task_id
 
 
 def _content_text(content: bytes | str | None) -> str | None:

@@ -148,6 +148,8 @@ class Store:
         with self._lock:
             if later:
                 self._prover.begin(self._refreshed().files_of(about, later))
+            if not families:
+                return
             self._asked(lambda views: views.foresee(about, families))
 
     def foresee_states(self, names: Collection[str]) -> None:

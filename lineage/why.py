@@ -117,10 +117,16 @@ def explain(store: Answers, target: str) -> Why:
             f"{target} is no task. Write Flow/run/step/task; `weft show {target}` lists its steps."
         )
     assert spec.run_id is not None
+    # What takes longest is begun first, and what lies in files is copied in one go.
     store.foresee_states(("tasks",))
-    store.foresee([(spec.flow, spec.run_id)], ("task",), later=_FAMILIES)
+    store.foresee([(spec.flow, spec.run_id)], (), later=("run", "task", *_FAMILIES))
+    newest = None if spec.task_id is None else _newest_before(store, spec)
+    runs = {(spec.flow, spec.run_id)} if newest is None else {(spec.flow, spec.run_id), newest[:2]}
+    store.foresee(runs, _FAMILIES)
     placed = _placed(store, spec)
-    task, earlier = _with_earlier(store, placed)
+    if spec.task_id is None:
+        newest = _newest_before(store, spec._replace(task_id=placed.task_id))
+    task, earlier = _with_earlier(store, placed, newest)
     told = placed.told
     # A reused task has the reads of its origin, and would have run with the code of its own run.
     asked = [(task.origin or task.pathspec, _run_of(task.pathspec))]
@@ -166,8 +172,6 @@ class _Placed(NamedTuple):
     run: NamedRun
     step: str
     task_id: str
-    first_us: int
-    foreach_path: str | None
     may_be_reused: bool
     told: Mapping[str, Any]
 
@@ -181,43 +185,54 @@ def _placed(store: Answers, spec: Pathspec) -> _Placed:
     assert spec.run_id is not None
     assert spec.step is not None
     run = find_run_told(store, spec.flow, spec.run_id)
-    rows = [] if run is None else _placed_in(store, run, spec.step)
-    found = [row for row in rows if spec.task_id in (None, row.task_id)]
-    if len(found) == 1:
-        return found[0]
-    if found:
-        ids = ", ".join(row.task_id for row in found[:5])
+    if run is not None and spec.task_id is not None:
+        placed = _told_of(store, run, spec.step, spec.task_id)
+        if placed is not None:
+            return placed
+    ids = [] if run is None else _task_ids(store, run, spec.step)
+    if run is None or not ids or spec.task_id is not None:
+        raise NotFound(_missing(store, spec, ids))
+    if len(ids) > 1:
         step = f"{spec.flow}/{spec.run_id}/{spec.step}"
-        raise UsageError(f"Step {step} has {len(found):,} tasks. Name one of them: {ids}, ….")
-    raise NotFound(_missing(store, spec, [row.task_id for row in rows]))
+        raise UsageError(f"Step {step} has {len(ids):,} tasks. Name one of them: {', '.join(ids[:5])}, ….")
+    placed = _told_of(store, run, spec.step, ids[0])
+    assert placed is not None, "it was listed"
+    return placed
 
 
-def _placed_in(store: Answers, run: NamedRun, step: str) -> list[_Placed]:
-    """The tasks of a step, in the order in which they were first told of."""
+def _told_of(store: Answers, run: NamedRun, step: str, task_id: str) -> _Placed | None:
     condition, params = of_runs([run])
     rows = store.rows(
-        "select task_id, min(time_us), max(foreach_path), bool_or(kind = 'task_reused'), "
-        "arg_min(row(payload), time_us) filter (where kind in ('task_created', 'task_reused')) "
-        f"from told.task_events where {condition} and step = ? and task_id is not null group by task_id "
-        "order by min(time_us), try_cast(task_id as bigint), task_id",
+        "select kind, case when kind in ('task_created', 'task_reused') then payload end from told.task_events "
+        f"where {condition} and step = ? and task_id = ? order by time_us",
+        [*params, step, task_id],
+        about=[run.key],
+    )
+    if not rows:
+        return None
+    told = next((payload for _, payload in rows if payload is not None), "{}")
+    return _Placed(run, step, task_id, any(kind == "task_reused" for kind, _ in rows), json.loads(told))
+
+
+def _task_ids(store: Answers, run: NamedRun, step: str) -> list[str]:
+    """The ids of the tasks of a step, in the order in which they were first told of."""
+    condition, params = of_runs([run])
+    rows = store.rows(
+        f"select task_id from told.task_events where {condition} and step = ? and task_id is not null "
+        "group by task_id order by min(time_us), try_cast(task_id as bigint), task_id",
         [*params, step],
         about=[run.key],
     )
-    found = []
-    for task_id, first_us, foreach_path, may_be_reused, told in rows:
-        (payload,) = (None,) if told is None else told.values() if isinstance(told, dict) else told
-        payload = json.loads(payload or "{}")
-        found.append(_Placed(run, step, task_id, first_us, foreach_path, may_be_reused, payload))
-    return found
+    return [task_id for (task_id,) in rows]
 
 
-def _with_earlier(store: Answers, placed: _Placed) -> tuple[_Task, _Task | None]:
+def _with_earlier(store: Answers, placed: _Placed, newest: _Place | None) -> tuple[_Task, _Task | None]:
     """The task, and what it was compared with when it was created, else the newest finished one before it at its place."""
     named = (placed.told.get("why") or {}).get("earlier")
     if placed.may_be_reused:
         named = _tasks(store, [placed.place])[placed.place].origin or named
     if named is None:
-        place = _newest_before(store, placed)
+        place = newest
     else:
         flow, _, rest = named.partition("/")
         run_id, _, rest = rest.partition("/")
@@ -244,17 +259,18 @@ def _tasks(store: Answers, places: Sequence[_Place]) -> dict[_Place, _Task]:
     return {task.place: task for task in (_task(store, row) for row in rows) if task.place in places}
 
 
-def _newest_before(store: Answers, placed: _Placed) -> _Place | None:
+def _newest_before(store: Answers, spec: Pathspec) -> _Place | None:
     """The newest finished task of another run that was at the same place earlier."""
     # How a task came to its end does not depend on who lives.
-    told = ("state.tasks", "raw_run_id", "(is_reused or ended in ('succeeded', 'caught'))")
-    shown = ("fold.tasks", "run_id", "status in ('succeeded', 'caught', 'reused')")
+    told = ("state.tasks", "raw_run_id", "(t.is_reused or t.ended in ('succeeded', 'caught'))")
+    shown = ("fold.tasks", "run_id", "t.status in ('succeeded', 'caught', 'reused')")
     relation, run_id, is_done = shown if store.has_twins() else told
     rows = store.rows(
-        f"select flow, {run_id}, step, task_id from {relation} where flow = ? and step = ? and {run_id} <> ? "
-        f"and first_us < ? and foreach_path is not distinct from ? and {is_done} "
-        f"order by first_us desc, {run_id} || '/' || step || '/' || task_id limit 1",
-        [placed.run.flow, placed.step, placed.run.run_id, placed.first_us, placed.foreach_path],
+        f"select t.flow, t.{run_id}, t.step, t.task_id from {relation} t join (select first_us, foreach_path from {relation} "
+        f"where flow = ? and {run_id} = ? and step = ? and task_id = ?) o on t.first_us < o.first_us "
+        f"and t.foreach_path is not distinct from o.foreach_path where t.flow = ? and t.step = ? and t.{run_id} <> ? "
+        f"and {is_done} order by t.first_us desc, t.{run_id} || '/' || t.step || '/' || t.task_id limit 1",
+        [*spec[:4], spec.flow, spec.step, spec.run_id],
         about=None,
     )
     return rows[0] if rows else None
