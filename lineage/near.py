@@ -202,21 +202,24 @@ class NearViews(Views):
     def hold(self, runs: Iterable[RunKey], tail: Sequence[Event], families: Collection[str] = ()) -> None:
         """Make questions about runs answerable, which will most likely read these families. Raises: _TooMany."""
         wanted = _recorded(runs)
-        is_new = not self._followed.issuperset(wanted)
-        # What is believed of any family is told by that of runs.
-        families = {"run", "task", *families}
-        if is_new:
+        if not self._followed.issuperset(wanted):
             self._begin(wanted - self._held.keys(), tail)
-        self.need_events(families)
-        if is_new and self._has_any("task", "task_reused"):
-            rows = self.connection.execute(
-                "select distinct flow, run_id, producer_flow, producer_run_id from raw.task_events "
-                "where kind = 'task_reused' and producer_run_id is not null"
-            ).fetchall()
-            origins = {(row[2], row[3]) for row in rows if (row[0], row[1]) in wanted}
-            self._begin(origins - self._held.keys(), tail)
-            self.need_events(families)
+            # Who reuses tasks is known before what else there is of them is copied.
+            self.need_events(("run", "task"))
+            self._begin(self._origins_of(wanted) - self._held.keys(), tail)
+        # What is believed of any family is told by that of runs.
+        self.need_events({"run", "task", *families})
         self._followed |= wanted
+
+    def _origins_of(self, runs: Collection[RunKey]) -> set[RunKey]:
+        """The runs that reused tasks of these are from."""
+        if not self._has_any("task", "task_reused"):
+            return set()
+        rows = self._folding.execute(
+            "select distinct flow, run_id, producer_flow, producer_run_id from raw.task_events "
+            "where kind = 'task_reused' and producer_run_id is not null"
+        ).fetchall()
+        return {(row[2], row[3]) for row in rows if (row[0], row[1]) in runs}
 
     def need_events(self, families: Iterable[str]) -> None:
         """Make the relations `raw.<family>_events`; those that are copied for it are at one time."""
