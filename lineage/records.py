@@ -1,13 +1,13 @@
-"""What tasks saved and passed on, and what they see of it, fetched from the views for whole runs at once."""
+"""What tasks saved and passed on, and what they see of it, fetched for whole runs at once."""
 
 from __future__ import annotations
 
 import json
-import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 from weft.lineage.fold_sql import PACKED
+from weft.lineage.named_runs import find_runs_named, of_runs
 
 if TYPE_CHECKING:
     from weft.lineage.answers import Answers
@@ -17,24 +17,19 @@ __all__ = ["PARAMETERS", "Records"]
 #: The pseudo task whose artifacts are the parameters and constants of a run.
 PARAMETERS = "_parameters/0"
 
-_PATH = "v.flow || '/' || v.run_id || '/' || v.step || '/' || v.task_id"
-
-_TWIN = re.compile(r"~\d+$")
-
 
 class _Task:
     """One task as the walk needs it. `origin` is the task it stands for."""
 
-    __slots__ = ("levels", "merged", "origin", "parents", "saved", "status")
+    __slots__ = ("levels", "merged", "origin", "parents", "saved")
 
-    def __init__(self, status: str | None = None) -> None:
-        self.status = status
+    def __init__(self) -> None:
         self.origin: str | None = None
         self.parents: list[str] = []
         self.levels = 0
-        #: digest, type and preview by name
-        self.saved: dict[str, tuple[str | None, str | None, str | None]] = {}
-        #: the producer by name
+        #: The names of what it saved.
+        self.saved: set[str] = set()
+        #: The producer by name.
         self.merged: dict[str, str] = {}
 
 
@@ -66,18 +61,8 @@ class Records:
             path for path in self._tasks if path.startswith(prefix) and not path.endswith(f"/{PARAMETERS}")
         ]
 
-    def has(self, task: str) -> bool:
-        return task in self._tasks
-
-    def status(self, task: str) -> str | None:
-        return self._of(task).status
-
     def parents(self, task: str) -> list[str]:
         return self._of(task).parents
-
-    def saved(self, task: str) -> dict[str, tuple[str | None, str | None, str | None]]:
-        """Digest, type and preview of what a task saved itself, by name."""
-        return self._of(task).saved
 
     def origin(self, task: str) -> str:
         """The task that really ran."""
@@ -132,75 +117,75 @@ class Records:
         yield f"{run}/{PARAMETERS}"
 
     def _fetch(self, runs: list[tuple[str, str]]) -> None:
-        self._fetch_tasks(runs)
-        of_runs, params = _of_runs("artifacts", runs)
-        for task, name, digest, type_name, value in self._store.rows(
-            f"select {_PATH}, v.name, v.digest, v.type, v.value from {of_runs} where v.origin_pathspec is null",
-            params,
-            about=runs,
-        ):
-            self._tasks.setdefault(task, _Task()).saved[name] = (digest, type_name, value)
-        of_runs, params = _of_runs("fold.tasks", runs)
-        for task, name, producer in self._store.rows(
-            f"""
-            select {_PATH}, e.name,
-                e.producer_flow || '/' || e.producer_run_id || '/' || e.producer_step || '/' || e.producer_task_id
-            from {of_runs} join told.artifact_events e on e.flow = v.flow
-                and e.run_id = v.raw_run_id and e.run_uid = v.run_uid and e.step = v.step and e.task_id = v.task_id
-            where e.kind = 'artifact_merged' and e.attempt >= coalesce(v.final_attempt, 0)
-            """,
-            params,
-            about=runs,
-        ):
-            self._tasks.setdefault(task, _Task()).merged[name] = producer
+        """Read the events of runs themselves: how a task came out is of no matter here."""
+        chosen = _Chosen(self._store, runs)
+        last: dict[str, int] = {}
+        for path, told, attempt in chosen.rows(_TASKS, "group by all order by min(time_us), task_id"):
+            last[path] = attempt or 0
+            self._add_task(path, told or {})
+        for path, kind, name, attempt, *producer in chosen.rows(_SAVED):
+            if (attempt or 0) < last.get(path, 0):
+                continue
+            record = self._tasks.setdefault(path, _Task())
+            if kind == "artifact_merged":
+                record.merged[name] = "/".join(producer)
+            else:
+                record.saved.add(name)
+        for path, name in chosen.rows(_PARAMETERS_SET):
+            self._tasks.setdefault(path, _Task()).saved.add(name)
 
-    def _fetch_tasks(self, runs: list[tuple[str, str]]) -> None:
-        of_runs, params = _of_runs("fold.tasks", runs)
-        recorded, raw_params = _among(
-            [(flow, run) for flow, shown in runs for run in (shown, _TWIN.sub("", shown))]
-        )
-        for row in self._store.rows(
-            f"""
-            with placed as (
-                select flow, run_id, run_uid, step, task_id, arg_min(payload, {PACKED}) as payload
-                from told.task_events where kind in ('task_created', 'task_reused') and {recorded} group by all
-            )
-            select {_PATH}, v.status, p.payload ->> '$.parents', p.payload -> '$.levels', u.origin_pathspec
-            from {of_runs}
-                left join placed p on p.flow = v.flow and p.run_id = v.raw_run_id and p.run_uid = v.run_uid
-                    and p.step = v.step and p.task_id = v.task_id
-                left join fold.reuses u on u.run_uid = v.run_uid and u.step = v.step and u.task_id = v.task_id
-            order by v.first_us, v.task_id
-            """,
-            [*raw_params, *params],
-            about=runs,
-        ):
-            self._add_task(*row)
-
-    def _add_task(
-        self, task: str, status: str, parents: str | None, levels: str | None, origin: str | None
-    ) -> None:
+    def _add_task(self, task: str, told: Mapping[str, Any]) -> None:
         run = "/".join(task.split("/")[:2])
-        record = self._tasks.setdefault(task, _Task(status))
-        record.status = status
-        record.origin = origin
-        record.parents = [f"{run}/{step}/{task_id}" for step, task_id in json.loads(parents or "[]")]
-        record.levels = len(json.loads(levels or "[]"))
+        record = self._tasks.setdefault(task, _Task())
+        payload = json.loads(told.get("payload") or "{}")
+        if told.get("kind") == "task_reused":
+            record.origin = "/".join(told[part] for part in ("flow", "run_id", "step", "task_id"))
+        record.parents = [f"{run}/{step}/{task_id}" for step, task_id in payload.get("parents") or ()]
+        record.levels = len(payload.get("levels") or ())
 
 
-def _of_runs(relation: str, runs: list[tuple[str, str]]) -> tuple[str, list[Any]]:
-    """What follows FROM for the rows of a relation, called v, that belong to some runs, and its parameters."""
-    condition, params = _among(runs)
-    wanted = "(select unnest(?::VARCHAR[]) as flow, unnest(?::VARCHAR[]) as run_id) wanted"
-    chosen = f"(select * from {relation} where {condition}) v"
-    return (
-        f"{wanted} join {chosen} on v.flow = wanted.flow and v.run_id = wanted.run_id",
-        [[flow for flow, _ in runs], [run_id for _, run_id in runs], *params],
-    )
+class _Chosen:
+    """The rows of some runs, which may share their pathspecs with others."""
+
+    def __init__(self, store: Answers, runs: list[tuple[str, str]]) -> None:
+        self._store = store
+        self._about = runs
+        self._runs = set(runs)
+        self._names: dict[bytes, str] | None = None
+        if store.has_twins():
+            named = find_runs_named(store, runs).values()
+            self._names = {run.uid: run.pathspec for run in named}
+            self._condition, self._params = of_runs(named) if named else ("false", [])
+        else:
+            flows, ids = sorted({flow for flow, _ in runs}), sorted({run_id for _, run_id in runs})
+            marks = [", ".join("?" for _ in names) for names in (flows, ids)]
+            # By constants: so it reaches the statistics of files.
+            self._condition = f"flow in ({marks[0]}) and run_id in ({marks[1]}) and run_uid is not null"
+            self._params = [*flows, *ids]
+
+    def rows(self, query: str, end: str = "") -> Iterator[tuple[Any, ...]]:
+        """Rows of a query that gives uid, flow, run id, step and task id first; instead of them the task's pathspec."""
+        found = self._store.rows(f"{query} and {self._condition} {end}", self._params, about=self._about)
+        for uid, flow, run_id, step, task_id, *more in found:
+            if self._names is not None:
+                run = self._names.get(bytes(uid))
+            else:
+                # Flows and ids are asked for apart.
+                run = f"{flow}/{run_id}" if (flow, run_id) in self._runs else None
+            if run is not None:
+                yield f"{run}/{step}/{task_id}", *more
 
 
-def _among(runs: list[tuple[str, str]]) -> tuple[str, list[Any]]:
-    """A condition by constants, which reaches the statistics of files; flows and ids are told apart."""
-    flows, ids = sorted({flow for flow, _ in runs}), sorted({run_id for _, run_id in runs})
-    marks = [", ".join("?" for _ in names) for names in (flows, ids)]
-    return f"flow in ({marks[0]}) and run_id in ({marks[1]})", [*flows, *ids]
+_KEYS = "run_uid, flow, run_id, step, task_id"
+
+_TASKS = f"""
+    select {_KEYS}, arg_min({{'kind': kind, 'payload': payload, 'flow': producer_flow, 'run_id': producer_run_id,
+        'step': producer_step, 'task_id': producer_task_id}}, {PACKED}) filter (where kind in ('task_created', 'task_reused')),
+        max(attempt) filter (where kind <> 'retry_scheduled')
+    from told.task_events where step is not null and task_id is not null"""
+
+_SAVED = f"""
+    select {_KEYS}, kind, name, attempt, producer_flow, producer_run_id, producer_step, producer_task_id
+    from told.artifact_events where kind in ('artifact_saved', 'artifact_merged')"""
+
+_PARAMETERS_SET = f"select {_KEYS}, name from told.run_events where kind = 'parameter_set'"

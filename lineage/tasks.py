@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from weft.lineage.answers import Answers
@@ -38,10 +39,13 @@ class Task(Recorded):
 
     def __init__(self, pathspec: str, attempt: int | None = None, *, store: Answers | None = None) -> None:
         self._attempt = attempt
+        #: Which task saved each artifact that was seen when its names were last listed.
+        self._owners: dict[str, str] = {}
         super().__init__(pathspec, store=store)
 
     def _on_listed(self) -> None:
         self._attempt = None
+        self._owners = {}
 
     @property
     def status(self) -> str:
@@ -193,6 +197,11 @@ class Task(Recorded):
 
     def _visible(self) -> dict[str, str]:
         """The task that saved each artifact this one sees, by name."""
+        self._owners = self._find_visible()
+        return self._owners
+
+    def _find_visible(self) -> dict[str, str]:
+        self._store.foresee([(self._parts[0], self._parts[1])], ("artifact",))
         records = self._records()
         seen = records.visible(self.pathspec)
         if self._attempt is None:
@@ -206,7 +215,10 @@ class Task(Recorded):
         return sorted(self._visible())
 
     def _child(self, name: str) -> DataArtifact:
-        return DataArtifact(f"{self.pathspec}/{name}", self._attempt, store=self._store)
+        path = f"{self.pathspec}/{name}"
+        if name not in self._owners:
+            return DataArtifact(path, self._attempt, store=self._store)
+        return DataArtifact.listed(path, self._store, {"attempt": self._attempt, "owner": self._owners[name]})
 
     def _identity(self) -> tuple[object, ...]:
         return (*super()._identity(), self._attempt)
@@ -227,10 +239,15 @@ class DataArtifact(Recorded):
 
     _LEVEL = 5
     _NOUN = "artifact"
+    _owner: str
 
     def __init__(self, pathspec: str, attempt: int | None = None, *, store: Answers | None = None) -> None:
         self._attempt = attempt
         super().__init__(pathspec, store=store)
+
+    def _on_listed(self) -> None:
+        self._attempt = self._facts_known["attempt"]
+        self._owner = str(self._facts_known["owner"])
 
     @property
     def data(self) -> Any:
@@ -292,6 +309,12 @@ class DataArtifact(Recorded):
             if self.id not in visible:
                 raise NotFound(f"{task} has no artifact {self.id!r}.{near(self.id, sorted(visible))}")
             self._owner = visible[self.id]
+        # Who names it wants to know at once whether it is there.
+        _ = self._facts
+
+    @cached_property
+    def _facts(self) -> tuple[Any, ...]:
+        """Digest, size, serializer, type and time; what is recorded of them does not change."""
         where = [*self._owner.split("/"), self.id]
         rows = self._store.rows(
             "select digest, size_bytes, serializer, type, created_at from artifacts "
@@ -306,7 +329,7 @@ class DataArtifact(Recorded):
             raise NotFound(
                 f"{self._owner} recorded no artifact {self.id!r}. Copy the store it came from into this one."
             )
-        self._facts = rows[0]
+        return rows[0]
 
     def _child_names(self) -> list[str]:
         return []

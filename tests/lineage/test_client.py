@@ -3,6 +3,7 @@ from __future__ import annotations
 import pickle
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import pytest
 
@@ -133,6 +134,21 @@ def test_artifacts_tell_their_digest_and_size(told: Any) -> None:
     assert artifact.producer_pathspec == "Hello/1/join/3"
     assert artifact.parent == Task("Hello/2/end/9")
     assert artifact.created_at == artifact.finished_at
+
+
+def test_artifacts_that_were_listed_are_not_looked_for_again(told: Any) -> None:
+    task = Task("Hello/2/end/9")
+    with mock.patch.object(task._store, "rows", wraps=task._store.rows) as asked:
+        artifacts = list(task)
+        for_names = asked.call_count
+        assert [artifact.id for artifact in artifacts] == ["alpha", "big", "out", "x", "y", "z"]
+        assert all(artifact.size for artifact in artifacts)
+        assert asked.call_count == for_names + len(artifacts)
+    assert [artifact.producer_pathspec for artifact in artifacts[:2]] == [
+        "Hello/2/_parameters/0",
+        "Hello/1/start/1",
+    ]
+    assert artifacts == [DataArtifact(artifact.pathspec) for artifact in artifacts]
 
 
 def test_tasks_know_their_place(told: Any) -> None:
