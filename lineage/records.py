@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Any
 
 from weft.lineage.fold_sql import PACKED
@@ -21,16 +21,32 @@ PARAMETERS = "_parameters/0"
 class _Task:
     """One task as the walk needs it. `origin` is the task it stands for."""
 
-    __slots__ = ("levels", "merged", "origin", "parents", "saved")
+    __slots__ = ("_place", "_told", "merged", "origin", "saved")
 
-    def __init__(self) -> None:
-        self.origin: str | None = None
-        self.parents: list[str] = []
-        self.levels = 0
+    def __init__(self, told: str | None = None, origin: str | None = None) -> None:
+        self._told = told
+        #: Its parents as (step, id), and how many foreach levels it is in: read of what was told when it is asked.
+        self._place: tuple[list[tuple[str, str]], int] | None = None
+        self.origin = origin
         #: The names of what it saved.
         self.saved: set[str] = set()
         #: The producer by name.
         self.merged: dict[str, str] = {}
+
+    @property
+    def parents(self) -> list[tuple[str, str]]:
+        return self._read()[0]
+
+    @property
+    def levels(self) -> int:
+        return self._read()[1]
+
+    def _read(self) -> tuple[list[tuple[str, str]], int]:
+        if self._place is None:
+            payload = json.loads(self._told or "{}")
+            parents = [(step, task_id) for step, task_id in payload.get("parents") or ()]
+            self._place = parents, len(payload.get("levels") or ())
+        return self._place
 
 
 class Records:
@@ -62,7 +78,8 @@ class Records:
         ]
 
     def parents(self, task: str) -> list[str]:
-        return self._of(task).parents
+        run = _run_of(task)
+        return [f"{run}/{step}/{task_id}" for step, task_id in self._of(task).parents]
 
     def origin(self, task: str) -> str:
         """The task that really ran."""
@@ -103,7 +120,7 @@ class Records:
 
     def _inherited(self, task: str) -> Iterable[str]:
         """The tasks whose artifacts `task` sees, itself first, the parameters last. A join sees no parent's."""
-        run = "/".join(task.split("/")[:2])
+        run = _run_of(task)
         here: str | None = task
         while here is not None:
             yield self.origin(here)
@@ -111,9 +128,9 @@ class Records:
             record = self._of(here)
             here = None
             if len(record.parents) == 1:
-                parent = self._of(record.parents[0])
-                if parent.levels <= record.levels:
-                    here = record.parents[0]
+                parent = "/".join((run, *record.parents[0]))
+                if self._of(parent).levels <= record.levels:
+                    here = parent
         yield f"{run}/{PARAMETERS}"
 
     def _fetch(self, runs: list[tuple[str, str]]) -> None:
@@ -122,7 +139,8 @@ class Records:
         last: dict[str, int] = {}
         for path, told, attempt in chosen.rows(_TASKS, "group by all order by min(time_us), task_id"):
             last[path] = attempt or 0
-            self._add_task(path, told or {})
+            kind, payload, *origin = (None, None) if told is None else told.values()
+            self._tasks[path] = _Task(payload, "/".join(origin) if kind == "task_reused" else None)
         for path, kind, name, attempt, *producer in chosen.rows(_SAVED):
             if (attempt or 0) < last.get(path, 0):
                 continue
@@ -133,15 +151,6 @@ class Records:
                 record.saved.add(name)
         for path, name in chosen.rows(_PARAMETERS_SET):
             self._tasks.setdefault(path, _Task()).saved.add(name)
-
-    def _add_task(self, task: str, told: Mapping[str, Any]) -> None:
-        run = "/".join(task.split("/")[:2])
-        record = self._tasks.setdefault(task, _Task())
-        payload = json.loads(told.get("payload") or "{}")
-        if told.get("kind") == "task_reused":
-            record.origin = "/".join(told[part] for part in ("flow", "run_id", "step", "task_id"))
-        record.parents = [f"{run}/{step}/{task_id}" for step, task_id in payload.get("parents") or ()]
-        record.levels = len(payload.get("levels") or ())
 
 
 class _Chosen:
@@ -174,6 +183,11 @@ class _Chosen:
                 run = f"{flow}/{run_id}" if (flow, run_id) in self._runs else None
             if run is not None:
                 yield f"{run}/{step}/{task_id}", *more
+
+
+def _run_of(task: str) -> str:
+    flow, run_id, *_ = task.split("/")
+    return f"{flow}/{run_id}"
 
 
 _KEYS = "run_uid, flow, run_id, step, task_id"
