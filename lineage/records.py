@@ -140,12 +140,13 @@ class Records:
         for path, told, attempt in chosen.rows(_TASKS, "group by all order by min(time_us), task_id"):
             last[path] = attempt or 0
             kind, payload, *origin = (None, None) if told is None else told.values()
-            self._tasks[path] = _Task(payload, "/".join(origin) if kind == "task_reused" else None)
+            is_reused = kind == "task_reused" and None not in origin
+            self._tasks[path] = _Task(payload, "/".join(origin) if is_reused else None)
         for path, kind, name, attempt, *producer in chosen.rows(_SAVED):
             if (attempt or 0) < last.get(path, 0):
                 continue
             record = self._tasks.setdefault(path, _Task())
-            if kind == "artifact_merged":
+            if kind == "artifact_merged" and None not in producer:
                 record.merged[name] = "/".join(producer)
             else:
                 record.saved.add(name)
