@@ -7,6 +7,7 @@ as long as by field ids; a file with a name that the table lacks is bound by fie
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from typing import Any, NamedTuple
 
 from weft.lineage.engine import load_engine
@@ -62,19 +63,28 @@ def _work(connection: Any, waiting: Iterator[Copy]) -> int:
     count = 0
     # An iterator over a sequence gives each item to one of the threads.
     for copy in waiting:
-        by_names = " union all by name ".join(
-            f"select * from read_parquet('{_quoted(path)}') where {copy.condition}" for path in copy.paths
-        )
-        if by_names:
-            try:
-                count += _rows(connection.execute(f"insert into {copy.table} by name {by_names}"))
-                continue
-            except load_engine().BinderException:
-                # Before anything was read.
-                pass
-        rows = f"select * from ({copy.source}) where {copy.condition}"
-        count += _rows(connection.execute(f"insert into {copy.table} {rows}"))
+        *by_names, by_ids = _ways(copy)
+        for way in by_names:
+            with suppress(load_engine().BinderException):
+                # It fails before anything is read.
+                count += _rows(connection.execute(way))
+                break
+        else:
+            count += _rows(connection.execute(by_ids))
     return count
+
+
+def _ways(copy: Copy) -> Iterator[str]:
+    """Statements for a copy, the quickest first: all but the last need names that are the same, the first one also
+    all columns of the condition."""
+    if copy.paths:
+        files = [f"select * from read_parquet('{_quoted(path)}')" for path in copy.paths]
+        where = f"where {copy.condition}"
+        chosen = " union all by name ".join(f"{file} {where}" for file in files)
+        yield f"insert into {copy.table} by name {chosen}"
+        all_columns = " union all by name ".join((f"select * from {copy.table} where false", *files))
+        yield f"insert into {copy.table} by name select * from ({all_columns}) {where}"
+    yield f"insert into {copy.table} select * from ({copy.source}) where {copy.condition}"
 
 
 def _rows(inserted: Any) -> int:

@@ -52,10 +52,20 @@ def test_what_a_file_lacks_is_null_and_what_only_it_has_is_left_out(
     assert connection.execute("from raw.y").fetchall() == [(3, "three")]
 
 
+def test_a_file_without_a_column_of_the_condition_has_null_there(
+    connection: duckdb.DuckDBPyConnection, tmp_path: Path
+) -> None:
+    few = written(tmp_path / "few.parquet", b=(2, ["one", "two"]))
+    assert copy_together(connection, [copied("raw.x", few, "a = 1")]) == 0
+    assert copy_together(connection, [copied("raw.y", few, "a is null and b = 'two'")]) == 1
+    assert connection.execute("from raw.x union all from raw.y").fetchall() == [(None, "two")]
+
+
 def test_field_ids_bind_what_has_another_name(connection: duckdb.DuckDBPyConnection, tmp_path: Path) -> None:
     renamed = written(tmp_path / "renamed.parquet", was_a=(1, [5]), b=(2, ["x"]))
-    copy_together(connection, [copied("raw.x", renamed)])
-    assert connection.execute("from raw.x").fetchall() == [(5, "x")]
+    assert copy_together(connection, [copied("raw.x", renamed)]) == 1
+    assert copy_together(connection, [copied("raw.x", renamed, "a = 5")]) == 1
+    assert connection.execute("from raw.x").fetchall() == [(5, "x")] * 2
 
 
 @pytest.mark.parametrize("place", [0, 1, 2])
