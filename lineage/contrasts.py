@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from weft.lineage.contents import read_content, read_recorded
+from weft.lineage.contents import Recorded, read_content, read_recorded
 from weft.lineage.errors import WeftError
 from weft.lineage.pairs import Saved
 from weft.lineage.serializers import is_pickle, load
@@ -54,7 +54,8 @@ def contrast(store: Answers, a: Saved, b: Saved) -> Contrast:
     if not are_tables and a.serializer != b.serializer:
         return Contrast("opaque", f"a {a.type} became a {b.type}")
     try:
-        values = [_load(store, saved, are_tables) for saved in (a, b)]
+        recorded = read_recorded(store, [a.digest, b.digest])
+        values = [_load(store, saved, recorded[saved.digest], are_tables) for saved in (a, b)]
     except WeftError as error:
         return _opaque(a, b, str(error))
     except ImportError as error:
@@ -66,8 +67,7 @@ def contrast(store: Answers, a: Saved, b: Saved) -> Contrast:
     return contrast_plain(*values)
 
 
-def _load(store: Answers, saved: Saved, is_table: bool) -> Any:
-    recorded = read_recorded(store, [saved.digest])[saved.digest]
+def _load(store: Answers, saved: Saved, recorded: Recorded, is_table: bool) -> Any:
     data, path = read_content(store, recorded)
     # A frame is read as the Arrow table it lies in, whatever library made it.
     return load("parquet-arrow/1" if is_table else saved.serializer, data, path, trust=False)

@@ -31,6 +31,9 @@ __all__ = ["collect_pairs"]
 
 _PARAMETERS = "_parameters"
 
+#: What is shown as a parameter or config; the others are constants of the class.
+_ROLES = ("parameter", "config")
+
 #: A task that really ran: the uid of its run, its step and id.
 _Ran = tuple[bytes, str, str]
 
@@ -167,8 +170,8 @@ class _Collector:
         condition, asked = self._of_both()
         retried, named = self._of_both("raw_run_id")
         if self._has_retried is None:
-            query = f"select 1 from state.retried where {retried} limit 1"
-            self._has_retried = bool(self._store.rows(query, named, about=self._about))
+            query = f"select 1 from told.task_events where attempt > 0 and {condition} limit 1"
+            self._has_retried = bool(self._store.rows(query, asked, about=self._about))
         only = "true"
         if self._has_retried:
             only = f"""not exists (
@@ -216,10 +219,11 @@ class _Collector:
     ) -> list[ValuePair]:
         if not changed:
             return []
-        condition, params = self._of_both("raw_run_id")
-        query = f"select name, role from state.parameters where {condition}"
-        rows = self._store.rows(query, params, about=self._about)
-        roles = dict(rows)
+        condition, params = self._of_both()
+        query = f"select name, payload ->> '$.role' from told.run_events where kind = 'parameter_set' and {condition}"
+        roles = {
+            name: role for name, role in self._store.rows(query, params, about=self._about) if role in _ROLES
+        }
         # Of a config the keys that differ are told, not the document around them as well.
         parted = {name.partition(".")[0] for name in changed if "." in name and name in roles}
         return [

@@ -19,6 +19,9 @@ if TYPE_CHECKING:
 
 __all__ = ["trace"]
 
+#: The families of events that a walk reads; those of tasks come with every run.
+_FAMILIES = ("use", "artifact")
+
 _PARAMETERS_STEP, _PARAMETERS_TASK = PARAMETERS.split("/")
 
 
@@ -40,14 +43,22 @@ def trace(
     uses = Uses(store)
     details = Details(store, uses)
     sides = {}
+    store.foresee(_runs_in(target), (), later=_FAMILIES)
     for way in ("up", "down") if direction == "both" else (direction,):
         roots = find_roots(store, target, way)
         places = [*(root[0] for root in roots.artifacts), *(root[0] for root in roots.tasks)]
-        store.foresee({(place.flow, place.run_id) for place in places}, ("use", "artifact"))
+        store.foresee({(place.flow, place.run_id) for place in places}, _FAMILIES)
         walk = _Walk(uses, details, Side(uses, way), depth, same_content)
         (walk.up if way == "up" else walk.down)(roots)
         sides[way] = walk.side
     return Graph(target, direction, sides, details)
+
+
+def _runs_in(target: str) -> list[tuple[str, str]]:
+    """The run that a target seems to name; to be wrong costs a look for its files."""
+    flow, _, rest = target.partition("/")
+    run_id = rest.partition("/")[0]
+    return [(flow, run_id)] if flow and run_id else []
 
 
 class _Frontier:

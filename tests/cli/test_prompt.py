@@ -41,6 +41,13 @@ class Terminal:
         os.close(slave)
         self._shown = ""
 
+    def wait_for_editor(self) -> None:
+        """Wait until the line editor reads: what is typed before that is shown twice, and may be run much later."""
+        deadline = time.monotonic() + _WAIT_S
+        while termios.tcgetattr(self._master)[3] & termios.ICANON:
+            assert time.monotonic() < deadline, "the line editor never came"
+            time.sleep(0.01)
+
     def type(self, text: str) -> None:
         os.write(self._master, text.encode())
 
@@ -94,9 +101,11 @@ def test_query_that_runs_is_cancelled_by_ctrl_c_and_the_next_is_answered(prompt:
     shown = ""
     while "cancelled" not in shown:
         # Between the end of a line and the start of its query Ctrl-C drops the line instead.
+        prompt.wait_for_editor()
         prompt.type(_ENDLESS)
         prompt.wait_for("range(10000000) b;\r\n")
         shown = prompt.interrupt()
+    prompt.wait_for_editor()
     prompt.type("select count(*) as n from runs;\n")
     prompt.wait_for("1 row in ")
     prompt.wait_for("weft> ")
