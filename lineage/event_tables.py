@@ -66,7 +66,7 @@ class EventTables:
         self._has_kind: dict[str, bool] = {}
         self.connection = connection or connect(spill_folder)
         #: For statements over few events; made before the connection is fenced, as it is a setting.
-        self._unoptimized = quick or unoptimized(self.connection)
+        self._quick = quick or unoptimized(self.connection)
 
     def add(self, events: Iterable[Event]) -> None:
         """Put in events that are in no segment and were not put in before."""
@@ -121,7 +121,7 @@ class EventTables:
     def _folding(self) -> Any:
         """What makes folds: over few events DuckDB's optimizer takes longer than it saves."""
         is_few = self._is_small and self._events <= _FEW_EVENTS
-        return self._unoptimized if is_few else self.connection
+        return self._quick if is_few else self.connection
 
     def _hot(self, family: str) -> str:
         """The table that events of a family are put into: the one that folds read, or the top of it."""

@@ -175,7 +175,7 @@ class NearViews(Views):
     """The views over the events of some runs, in a database of its own within the connection of all."""
 
     def __init__(self, all_views: RoutedViews, name: str, places: Sequence[bytes]) -> None:
-        connection, quick = all_views.connection.cursor(), all_views._unoptimized
+        connection, quick = all_views.connection.cursor(), all_views._quick
         connection.execute(f"attach ':memory:' as {name}; use {name}")
         quick.execute(f"use {name}")
         files = Sealed(all_views._sealed.files)
@@ -234,7 +234,7 @@ class NearViews(Views):
 
     def leave(self) -> None:
         """Free what was copied; results that were made stay."""
-        self._unoptimized.execute("use memory")
+        self._quick.execute("use memory")
         self.connection.execute(f"use memory; detach {self._name}")
 
     def _forget(self, made: dict[str, str]) -> None:

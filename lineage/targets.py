@@ -110,6 +110,12 @@ def _missing(noun: str, wanted: str, where: str, part: str, names: list[str]) ->
 
 
 def _nothing(store: Answers, target: str, part: str) -> str:
+    digits = _digits_of(target)
+    hint = "" if digits is None else _near_digest(store, digits)
+    if hint or target.startswith("sha256:"):
+        return (
+            f"There is no digest {target} in this store.{hint} `weft sql` finds others in the view artifacts."
+        )
     flows = [row[0] for row in store.rows("select distinct flow from told.run_events where flow is not null")]
     query = f"select distinct name from told.use_events where kind = 'external_used' limit {_URIS_MAX}"
     uris = [row[0] for row in store.rows(query)]
@@ -146,17 +152,8 @@ def _begins(external: External, wanted: str) -> bool:
 
 
 def _by_digest(store: Answers, target: str) -> Roots | None:
-    digits = target.removeprefix("sha256:").lower()
-    is_hex = all(digit in "0123456789abcdef" for digit in digits)
-    if not is_hex or not _DIGEST_DIGITS_MIN <= len(digits) <= _DIGEST_DIGITS_MAX:
-        return None
-    first = bytes.fromhex(digits.ljust(_DIGEST_DIGITS_MAX, "0"))
-    last = bytes.fromhex(digits.ljust(_DIGEST_DIGITS_MAX, "f"))
-    # Equality is what the Bloom filters of segments are for.
-    condition, params = (
-        ("digest = ?", [first]) if first == last else ("digest between ? and ?", [first, last])
-    )
-    rows = store.rows(_WITH_DIGEST.format(condition), params * 3)
+    digits = _digits_of(target)
+    rows = [] if digits is None else _with_digest(store, digits)
     if not rows:
         return None
     digests = sorted({bytes(row[0]) for row in rows})
@@ -171,13 +168,43 @@ def _by_digest(store: Answers, target: str) -> Roots | None:
     return Roots(artifacts, [], [External(row[5], bytes(row[0])) for row in rows if row[1] is None])
 
 
-def _ambiguous(target: str, digests: list[bytes], rows: list[tuple[Any, ...]]) -> str:
+def _digits_of(target: str) -> str | None:
+    """The digits of a digest that a target may stand for."""
+    digits = target.removeprefix("sha256:").lower()
+    is_hex = all(digit in "0123456789abcdef" for digit in digits)
+    return digits if is_hex and _DIGEST_DIGITS_MIN <= len(digits) <= _DIGEST_DIGITS_MAX else None
+
+
+def _with_digest(store: Answers, digits: str) -> list[tuple[Any, ...]]:
+    """What has a digest that begins so."""
+    first = bytes.fromhex(digits.ljust(_DIGEST_DIGITS_MAX, "0"))
+    last = bytes.fromhex(digits.ljust(_DIGEST_DIGITS_MAX, "f"))
+    # Equality is what the Bloom filters of segments are for.
+    condition, params = (
+        ("digest = ?", [first]) if first == last else ("digest between ? and ?", [first, last])
+    )
+    return store.rows(_WITH_DIGEST.format(condition), params * 3)
+
+
+def _near_digest(store: Answers, digits: str) -> str:
+    """A sentence with the digests that have their first digits in common with these."""
+    rows = _with_digest(store, digits[: min(len(digits) - 1, _DIGEST_DIGITS_MIN)])
+    return f" Near digests: {_listed(rows)}." if rows else ""
+
+
+def _listed(rows: list[tuple[Any, ...]]) -> str:
+    """The first digests of some rows, each with a place where it is."""
+    digests = sorted({bytes(row[0]) for row in rows})
     places = {bytes(row[0]): "/".join(part for part in row[1:6] if part) for row in reversed(rows)}
     listed = [
         f"sha256:{digest.hex()[:_DIGITS_SHOWN]} ({places[digest]})" for digest in digests[:_CANDIDATES_MAX]
     ]
     more = f" and {len(digests) - _CANDIDATES_MAX:,} more" if len(digests) > _CANDIDATES_MAX else ""
-    return f"{len(digests):,} digests begin with {target}: {', '.join(listed)}{more}. Give more digits."
+    return ", ".join(listed) + more
+
+
+def _ambiguous(target: str, digests: list[bytes], rows: list[tuple[Any, ...]]) -> str:
+    return f"{len(digests):,} digests begin with {target}: {_listed(rows)}. Give more digits."
 
 
 def _shown_ids(store: Answers, rows: list[tuple[Any, ...]]) -> dict[bytes, str]:

@@ -172,9 +172,9 @@ class Views(Folds):
     def _connection_for(self, statement: fence.Statement) -> Any:
         """What plans a user's query in the shortest time. The views write their joins out; what else is read and
         joined a user may leave to the optimizer."""
-        is_plain = self._folding is self._unoptimized and not statement.is_explain
+        is_plain = self._folding is self._quick and not statement.is_explain
         if is_plain and reads_one_of(self.tree(statement.text), view_sql.VIEWS):
-            return self._unoptimized
+            return self._quick
         return self.connection
 
     def _run(self, kept: Kept, statement: fence.Statement, params: Any, limits: Limits) -> None:

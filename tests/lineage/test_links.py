@@ -158,6 +158,19 @@ def test_first_digits_of_several_digests_list_the_candidates(story: Any) -> None
     assert story.store().lineage("ab" * 31 + "02").roots == [f"/b@sha256:{'ab' * 6}"]
 
 
+def test_unknown_digests_list_those_that_begin_alike(story: Any) -> None:
+    run = story.run("Hello", "1")
+    touch(story, story.task(run, "start", "1", x=1), "read", "/a", b"\xab" * 32)
+    store = story.store()
+    for wanted in ("ab" * 31 + "00", "sha256:ababac", "ababababcd"):
+        with pytest.raises(NotFound, match=r"no digest .* Near digests: sha256:abababababab \(/a\)"):
+            store.lineage(wanted)
+    with pytest.raises(NotFound, match=r"There is no digest sha256:123456 in this store\. `weft sql` finds"):
+        store.lineage("sha256:123456")
+    with pytest.raises(NotFound, match="Near names: Hello"):
+        store.lineage("facade")
+
+
 def test_unknown_files_list_near_names(story: Any) -> None:
     two_flows(story, A, A)
     with pytest.raises(NotFound, match=r"Near names: /data/x\.csv"):

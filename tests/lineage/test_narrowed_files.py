@@ -18,7 +18,7 @@ from weft.lineage import segments
 from weft.lineage.footers import column_bounds
 from weft.lineage.log import EventLog
 from weft.lineage.narrowed_files import NarrowedFiles
-from weft.lineage.sight import look
+from weft.lineage.sight import Sight, look
 from weft.lineage.views import Views
 
 
@@ -26,6 +26,20 @@ def footer_of(path: Path) -> bytes:
     data = path.read_bytes()
     length = int.from_bytes(data[-8:-4], "little")
     return data[-8 - length : -8]
+
+
+def end_batch(history: History) -> None:
+    """Seal what was told, and end the journals it came from."""
+    history.turn()
+    history.turn()
+    history.seal()
+
+
+def narrowed(history: History) -> tuple[Sight, Views, NarrowedFiles]:
+    sight = look(history.storage, EventLog(history.storage))
+    views = Views(sight.sealed)
+    views.add(sight.tail)
+    return sight, views, NarrowedFiles(views)
 
 
 @pytest.mark.parametrize("row_group_size", [3, 1000])
@@ -85,19 +99,14 @@ def test_a_digest_is_looked_for_in_the_files_that_may_hold_it(
             )
         for _ in range(30):
             history.tell()
-        history.turn()
-        history.turn()
-        history.seal()
-    sight = look(history.storage, EventLog(history.storage))
+        end_batch(history)
+    sight, views, files = narrowed(history)
     paths = {
         family: {file.path for file in sight.sealed.files if file.family == family}
         for family in ("artifact", "run")
     }
     mute = {path for path in paths["artifact"] if not _has_bloom_filters(path)}
     assert 0 < len(mute) < len(paths["artifact"])
-    views = Views(sight.sealed)
-    views.add(sight.tail)
-    files = NarrowedFiles(views)
     rows = views.rows("select digest from raw.artifact_events where kind = 'artifact_saved' order by digest")
     assert len(rows) > 50
     for (digest,) in [*rows, (bytes(32),)]:
@@ -134,13 +143,8 @@ def test_newest_runs_are_found_in_some_of_many_files(
     for _ in range(9):
         for _ in range(5):
             history.tell()
-        history.turn()
-        history.turn()
-        history.seal()
-    sight = look(history.storage, EventLog(history.storage))
-    views = Views(sight.sealed)
-    views.add(sight.tail)
-    files = NarrowedFiles(views)
+        end_batch(history)
+    sight, views, files = narrowed(history)
     relations = [relation for relation, _ in files.by_time()]
     run_files = [file for file in sight.sealed.files if file.family == "run"]
     assert [relation.count(".parquet") for relation in relations[:2]] == [1, 3]
