@@ -68,12 +68,13 @@ class EventTables:
         #: For statements over few events; made before the connection is fenced, as it is a setting.
         self._quick = quick or unoptimized(self.connection)
 
-    def add(self, events: Iterable[Event]) -> None:
-        """Put in events that are in no segment and were not put in before."""
-        for event in events:
-            if self._as_of_us is None or event.time_us <= self._as_of_us:
-                self._waiting.setdefault(family_of(event.kind), []).append(event)
+    def _take(self, events: Iterable[Event]) -> list[Event]:
+        """Keep events for when a query needs them; gives those that are not too late."""
+        taken = [event for event in events if self._as_of_us is None or event.time_us <= self._as_of_us]
+        for event in taken:
+            self._waiting.setdefault(family_of(event.kind), []).append(event)
         self._has_kind.clear()
+        return taken
 
     def need_events(self, families: Iterable[str]) -> None:
         """Make the relations `raw.<family>_events`."""

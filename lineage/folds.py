@@ -80,14 +80,10 @@ class Folds(EventTables):
 
     def add(self, events: Iterable[Event]) -> None:
         """Put in events that are in no segment and were not put in before."""
-        new = [event for event in events if self._as_of_us is None or event.time_us <= self._as_of_us]
-        super().add(new)
-        for event in new:
-            if (
-                family_of(event.kind) in FOLDED_FAMILIES
-                and event.run_uid is not None
-                and event.flow is not None
-            ):
+        for event in self._take(events):
+            if event.run_uid is None or event.flow is None:
+                continue
+            if family_of(event.kind) in FOLDED_FAMILIES:
                 self._touched.add((event.run_uid, event.flow, event.run_id or ""))
         self._forget(self._made)
         self._forget(self._states)
