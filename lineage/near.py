@@ -96,6 +96,11 @@ class RoutedViews(Views):
         found = (file for run in sorted(runs) for file in _files_of(run, places, self._sealed)[0])
         return list(dict.fromkeys(file.path for file in found if file.family in families))
 
+    def files_of_states(self, names: Collection[str]) -> list[str]:
+        """The files of a checkpoint that hold some states; none where these are folded."""
+        parts = () if self._folded is None else self._folded.parts
+        return [part.files[name] for part in parts for name in names]
+
     @property
     def at_hand(self) -> Views | None:
         """Views of the runs that were asked about last, if their events were copied."""
