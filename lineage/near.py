@@ -88,13 +88,15 @@ class RoutedViews(Views):
         if self._folded is not None and runs:
             self._near_if_few(frozenset(runs), families)
 
-    def files_of(self, runs: Collection[RunKey], families: Collection[str]) -> list[str]:
-        """The segment files of some families that hold events of runs; none where that is not known."""
+    def files_of(self, runs: Collection[RunKey], families: Iterable[str]) -> list[str]:
+        """The segment files that hold events of runs, family by family; none where that is not known."""
         if self._folded is None:
             return []
         places = self._read_places()
-        found = (file for run in sorted(runs) for file in _files_of(run, places, self._sealed)[0])
-        return list(dict.fromkeys(file.path for file in found if file.family in families))
+        found = [file for run in sorted(runs) for file in _files_of(run, places, self._sealed)[0]]
+        return list(
+            dict.fromkeys(file.path for family in families for file in found if file.family == family)
+        )
 
     def files_of_states(self, names: Collection[str]) -> list[str]:
         """The files of a checkpoint that hold some states; none where these are folded."""

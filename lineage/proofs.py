@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Sequence
-from contextlib import suppress
 
 from weft.lineage.errors import WeftError
 from weft.lineage.files import read_error
@@ -19,6 +18,7 @@ _CHUNK_BYTES = 256 * 1024
 
 #: hashlib lets go of the interpreter: two threads hash files in half the time, if there is something to hash.
 _WORTH_A_THREAD_BYTES = 1024 * 1024
+_THREADS = 2
 
 
 class Proofs:
@@ -53,9 +53,10 @@ class Proofs:
             return []
         local = self.storage.localize([file.path for file in wanted])
         unproven = [(f, p) for f, p in zip(wanted, local, strict=True) if f.path not in self._proven]
-        size_bytes = sum(file.size_bytes for file, _ in unproven)
-        digests = self._sha256_of_files([path for _, path in unproven], size_bytes)
-        for (file, _), digest in zip(unproven, digests, strict=True):
+        if len(unproven) > 1 and sum(file.size_bytes for file, _ in unproven) >= _WORTH_A_THREAD_BYTES:
+            self.begin([path for _, path in unproven])
+        for file, path in unproven:
+            digest = self.sha256_of_file(path)
             if digest != file.digest and self.storage.forget_copy(file.path):
                 # It was the copy that is damaged: fetched anew, it may be right.
                 digest = sha256_of_file(*self.storage.localize([file.path]))
@@ -64,56 +65,35 @@ class Proofs:
             self._proven.add(file.path)
         return local
 
-    def _sha256_of_files(self, paths: Sequence[str], size_bytes: int) -> list[bytes]:
-        if len(paths) < 2 or size_bytes < _WORTH_A_THREAD_BYTES:
-            return [self.sha256_of_file(path) for path in paths]
-        from threading import Thread
-
-        found: dict[int, bytes] = {}
-        failed: list[WeftError] = []
-        waiting = iter(range(len(paths)))
-
-        def work() -> None:
-            # An iterator over a range gives each number to one of the threads.
-            for index in waiting:
-                try:
-                    found[index] = self.sha256_of_file(paths[index])
-                except WeftError as error:
-                    failed.append(error)
-                    return
-
-        second = Thread(target=work, name="weft-proof")
-        second.start()
-        work()
-        second.join()
-        if failed:
-            raise failed[0]
-        return [found[index] for index in range(len(paths))]
-
 
 class _Hashing:
-    """The sha256 of local files, worked out one after the other in a thread that begins at once."""
+    """The sha256 of local files, worked out in two threads that begin at once, in this order."""
 
-    __slots__ = ("_found", "_paths", "_thread")
+    __slots__ = ("_done", "_found", "_waiting")
 
     def __init__(self, paths: Sequence[str]) -> None:
-        from threading import Thread
+        from threading import Event, Thread
 
-        self._paths = paths
+        # An iterator over a sequence gives each item to one of the threads.
+        self._waiting = iter(paths)
         self._found: dict[str, bytes] = {}
-        self._thread = Thread(target=self._work, name="weft-proof")
-        self._thread.start()
+        self._done = {path: Event() for path in paths}
+        for _ in paths[:_THREADS]:
+            Thread(target=self._work, name="weft-proof").start()
 
     def digest(self, path: str) -> bytes | None:
-        """Wait for all of them; None for a file that could not be read."""
-        self._thread.join()
+        """Wait for it; None for a file that could not be read."""
+        self._done[path].wait()
         return self._found.get(path)
 
     def _work(self) -> None:
-        for path in self._paths:
-            # It may be fetched only when it is proven.
-            with suppress(WeftError):
+        for path in self._waiting:
+            try:
                 self._found[path] = sha256_of_file(path)
+            except Exception:  # noqa: BLE001  # Who wants it proven reads it again: it may be fetched only then.
+                pass
+            finally:
+                self._done[path].set()
 
 
 def check_segment_file(storage: Storage, path: str, digest: bytes) -> None:

@@ -17,6 +17,9 @@ if TYPE_CHECKING:
 
 __all__ = ["find_run", "find_runs", "read_run_facts"]
 
+#: The families of events that two runs are compared by; those of runs and tasks come with every run.
+_FAMILIES = ("artifact", "use", "other")
+
 
 def find_run(store: Answers, text: str) -> NamedRun:
     """The run that `Flow/run` names; of a flow alone the newest. Raises: NotFound, UsageError."""
@@ -44,7 +47,8 @@ def find_runs(store: Answers, texts: Sequence[str]) -> list[NamedRun]:
     """The runs that these name, as `find_run` does, fetched together where their ids are given."""
     specs = [parse_pathspec(text) for text in texts]
     about = [(spec.flow, spec.run_id) for spec in specs if spec.run_id is not None]
-    store.foresee(about, ("artifact", "use", "other"))
+    store.foresee(about, (), later=("run", "task", *_FAMILIES))
+    store.foresee(about, _FAMILIES)
     return [find_run(store, text) for text in texts]
 
 
