@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 
-from weft.lineage.errors import WeftError
 from weft.lineage.files import read_error
 from weft.lineage.manifest import SegmentFile, damaged_segment
 from weft.lineage.objects import sha256_of
@@ -88,12 +88,10 @@ class _Hashing:
 
     def _work(self) -> None:
         for path in self._waiting:
-            try:
+            # Who wants it proven reads it again, and is told why it cannot be: it may be fetched only then.
+            with suppress(Exception):
                 self._found[path] = sha256_of_file(path)
-            except Exception:  # noqa: BLE001  # Who wants it proven reads it again: it may be fetched only then.
-                pass
-            finally:
-                self._done[path].set()
+            self._done[path].set()
 
 
 def check_segment_file(storage: Storage, path: str, digest: bytes) -> None:
