@@ -131,9 +131,10 @@ class EventTables:
     def _put_in(self, family: str) -> None:
         """Make the events of a family readable, once; insert those that came since."""
         if family not in self._copied:
-            self._copied.add(family)
             self._open(family)
             self._read_sealed(family)
+            # Not before: a file that is damaged is damaged when it is asked for again.
+            self._copied.add(family)
         waiting = self._waiting.pop(family, None)
         if waiting:
             insert_rows(

@@ -71,6 +71,7 @@ class Folds(EventTables):
         self._is_dirty = False
         self._hidden: set[int] = set()
         #: A checkpoint is built of states that are all kept, however small the store.
+        self._is_building = is_building
         self._kept = _BUILT if is_building else _KEPT
         #: What was found to be so or not, and the SQL of the views of believed events.
         self._found: dict[str, bool] = {}
@@ -245,7 +246,7 @@ class Folds(EventTables):
             types = {"run_uid": "BLOB", "flow": "VARCHAR", "run_id": "VARCHAR"}
             insert_rows(self.connection, "dirty.known", types, sorted(known))
         self._hide([uid for uid, _, _ in known])
-        self._is_dirty = bool(known or self._touched)
+        self._is_dirty = self._is_building or bool(known or self._touched)
         self._states["dirty"] = ""
         self._make_dirty_events(sorted(known))
 

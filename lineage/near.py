@@ -190,6 +190,8 @@ class NearViews(Views):
             files, all_views._as_of_us, (), all_views._prove, "", all_views._watch, connection, quick
         )
         self._trees = all_views._trees
+        # Results outlive these views, and lie on a connection that all share.
+        self._discarded = all_views._discarded
         self._name = name
         self._places = places
         #: The files that hold events of a run.

@@ -219,7 +219,7 @@ class _Collector:
     ) -> list[ValuePair]:
         if not changed:
             return []
-        condition, params = self._of_both()
+        condition, params = of_runs(self._runs)
         query = f"select name, payload ->> '$.role' from told.run_events where kind = 'parameter_set' and {condition}"
         roles = {
             name: role for name, role in self._store.rows(query, params, about=self._about) if role in _ROLES

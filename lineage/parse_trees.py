@@ -2,32 +2,67 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any
 
-__all__ = ["demands", "lower", "nodes_of", "reads_one_of", "text_of"]
+__all__ = ["demands", "is_plain_question", "lower", "nodes_of", "text_of"]
 
 
 def nodes_of(tree: Any) -> Iterator[Mapping[str, Any]]:
     """Every object of a tree."""
-    if isinstance(tree, Mapping):
-        yield tree
-        for child in tree.values():
-            yield from nodes_of(child)
-    elif isinstance(tree, list):
-        for child in tree:
-            yield from nodes_of(child)
+    waiting = [tree]
+    while waiting:
+        here = waiting.pop()
+        if isinstance(here, Mapping):
+            yield here
+            waiting += here.values()
+        elif isinstance(here, list):
+            waiting += here
 
 
-def reads_one_of(tree: Any, names: Collection[str]) -> bool:
-    """Whether a query reads one of these relations, once, and joins it with nothing."""
-    sources = [node for node in nodes_of(tree) if node.get("type") in _SOURCES]
-    if len(sources) != 1 or sources[0]["type"] != "BASE_TABLE":
+def is_plain_question(tree: Any, names: Collection[str]) -> bool:
+    """Whether a query is one SELECT of one of these relations, joined with nothing, in which no expression can fail.
+
+    In what order expressions are worked out, and which of them not at all, is then of no matter to its answer.
+    """
+    types = Counter(str(node.get("type")) for node in nodes_of(tree))
+    if sum(types[kind] for kind in types if kind.endswith("_NODE")) != 1 or types["SELECT_NODE"] != 1:
         return False
-    return not sources[0].get("schema_name") and lower(sources[0].get("table_name")) in names
+    sources = [node for node in nodes_of(tree) if str(node.get("type")) in _SOURCES]
+    if len(sources) != 1 or sources[0]["type"] != "BASE_TABLE" or sources[0].get("sample"):
+        return False
+    if sources[0].get("schema_name") or lower(sources[0].get("table_name")) not in names:
+        return False
+    return all(
+        node["class"] in _SAFE_CLASSES or lower(node.get("function_name")) in _SAFE_FUNCTIONS
+        for node in nodes_of(tree)
+        if "class" in node
+    )
 
 
 _SOURCES = frozenset(("BASE_TABLE", "JOIN", "TABLE_FUNCTION", "PIVOT", "SHOW_REF", "EXPRESSION_LIST"))
+
+#: Expressions that give a value for every row; of functions the common ones of that kind.
+_SAFE_CLASSES = frozenset(
+    ("BETWEEN", "COLUMN_REF", "COMPARISON", "CONJUNCTION", "CONSTANT", "OPERATOR", "PARAMETER", "STAR")
+)
+_SAFE_FUNCTIONS = frozenset(
+    (
+        "any_value",
+        "avg",
+        "count",
+        "count_star",
+        "first",
+        "last",
+        "lower",
+        "max",
+        "min",
+        "starts_with",
+        "sum",
+        "upper",
+    )
+)
 
 
 def demands(condition: Any) -> Iterator[Mapping[str, Any]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
 
@@ -76,22 +77,36 @@ class _Hashing:
 
         # An iterator over a sequence gives each item to one of the threads.
         self._waiting = iter(paths)
-        self._found: dict[str, bytes] = {}
+        self._found: dict[str, tuple[bytes, _Shape | None]] = {}
         self._done = {path: Event() for path in paths}
         for _ in paths[:_THREADS]:
             Thread(target=self._work, name="weft-proof").start()
 
     def digest(self, path: str) -> bytes | None:
-        """Wait for it; None for a file that could not be read."""
+        """Wait for it; None for a file that could not be read, or is another by now."""
         self._done[path].wait()
-        return self._found.get(path)
+        digest, shape = self._found.get(path, (None, None))
+        return digest if shape == _shape_of(path) else None
 
     def _work(self) -> None:
         for path in self._waiting:
             # Who wants it proven reads it again, and is told why it cannot be: it may be fetched only then.
             with suppress(Exception):
-                self._found[path] = sha256_of_file(path)
+                shape = _shape_of(path)
+                self._found[path] = sha256_of_file(path), shape
             self._done[path].set()
+
+
+#: What changes with a file: inode, size and time.
+_Shape = tuple[int, int, int]
+
+
+def _shape_of(path: str) -> _Shape | None:
+    try:
+        stat = os.stat(path)
+    except OSError:
+        return None
+    return stat.st_ino, stat.st_size, stat.st_mtime_ns
 
 
 def check_segment_file(storage: Storage, path: str, digest: bytes) -> None:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from threading import RLock
 from typing import TYPE_CHECKING, Any
 
+from weft.lineage.engine import is_interrupt
 from weft.lineage.views import Kept, Views
 
 if TYPE_CHECKING:
@@ -22,8 +23,9 @@ _SHOWN_CHARACTERS_MAX = 80
 class Result:
     """The rows of one query. Can be fetched any number of times, in any form, from any thread."""
 
-    def __init__(self, views: Views, lock: RLock, kept: Kept) -> None:
+    def __init__(self, views: Views, lock: RLock, kept: Kept, interrupted: Callable[[], None]) -> None:
         self._views = views
+        self._interrupted = interrupted
         self._lock = lock
         self._kept = kept
         described = kept.connection.execute(f"describe {kept.table}").fetchall()
@@ -38,7 +40,9 @@ class Result:
         """All rows as tuples, in the order of the query; times are datetimes without zone, in UTC."""
         if self._rows is None:
             with self._lock:
-                self._rows = self._kept.connection.execute(f"from {self._kept.table}").fetchall()
+                self._rows = self._asked(
+                    lambda: self._kept.connection.execute(f"from {self._kept.table}").fetchall()
+                )
         return self._rows
 
     def fetchall(self) -> list[tuple[Any, ...]]:
@@ -67,7 +71,19 @@ class Result:
         import duckdb  # noqa: F401
 
         with self._lock:
-            return getattr(self._kept.connection.sql(f"from {self._kept.table}"), method)()
+            return self._asked(
+                lambda: getattr(self._kept.connection.sql(f"from {self._kept.table}"), method)()
+            )
+
+    def _asked(self, ask: Callable[[], Any]) -> Any:
+        try:
+            return ask()
+        except BaseException as error:
+            # Its connection, which other questions share, may be in the midst of it.
+            self._interrupted()
+            if is_interrupt(error):
+                raise KeyboardInterrupt from error
+            raise
 
     def __iter__(self) -> Iterator[tuple[Any, ...]]:
         return iter(self.rows)

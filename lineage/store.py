@@ -147,7 +147,7 @@ class Store:
         which others later."""
         with self._lock:
             if later:
-                self._prover.begin(self._refreshed().files_of(about, later))
+                self._prover.begin(self._asked(lambda views: views.files_of(about, later)))
             if not families:
                 return
             self._asked(lambda views: views.foresee(about, families))
@@ -359,6 +359,10 @@ class Store:
             self._sight = sight
             self._views.add(event for event in sight.tail if event.seq > last.get(event.writer, -1))
 
+    def _let_views_go(self) -> None:
+        """Begin anew at the next question: a statement was interrupted."""
+        self._views = None
+
     def _open_views(self, files: Sequence[str]) -> RoutedViews:
         """A new connection that also lets queries read `files`."""
         views = RoutedViews(
@@ -434,7 +438,7 @@ class Store:
 
             near.connection.register(name, frame.to_arrow() if hasattr(frame, "to_arrow") else frame)
         try:
-            return Result(near, self._lock, near.ask(query, params or None, self.limits))
+            return Result(near, self._lock, near.ask(query, params or None, self.limits), self._let_views_go)
         finally:
             for name in frames or {}:
                 near.connection.unregister(name)

@@ -6,6 +6,7 @@ The database is a cache: nothing is lost with it.
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from contextlib import suppress
 from itertools import count
 from typing import Any, NamedTuple, TypeVar
 
@@ -18,7 +19,7 @@ from weft.lineage.folds import Folds
 from weft.lineage.limits import Limits, TimeIsUp, run_interruptible
 from weft.lineage.narrowed_files import NarrowedFiles
 from weft.lineage.narrowing import digest_demanded
-from weft.lineage.parse_trees import reads_one_of
+from weft.lineage.parse_trees import is_plain_question
 from weft.lineage.schema import FAMILIES, Event
 from weft.lineage.sight import FileGone
 from weft.lineage.sources import Sealed
@@ -118,14 +119,17 @@ class Views(Folds):
             raise
 
     def tree(self, query: str) -> Any:
-        """What DuckDB's parser makes of a query."""
+        """What DuckDB's parser makes of a query; nothing of one that is nested too deeply to be read."""
         if query not in self._trees:
             import json
 
             if len(self._trees) >= _TREES_MAX:
                 self._trees.clear()
             ((tree,),) = self.connection.execute("select json_serialize_sql(?)", [query]).fetchall()
-            self._trees[query] = json.loads(tree)
+            try:
+                self._trees[query] = json.loads(tree)
+            except RecursionError:
+                self._trees[query] = {}
         return self._trees[query]
 
     def asked(self, ask: Callable[[], T]) -> T:
@@ -170,10 +174,10 @@ class Views(Folds):
         return kept
 
     def _connection_for(self, statement: fence.Statement) -> Any:
-        """What plans a user's query in the shortest time. The views write their joins out; what else is read and
-        joined a user may leave to the optimizer."""
+        """What plans a user's query in the shortest time. The views write their joins out; a user may leave to the
+        optimizer what is joined, and which expressions are worked out first, or not at all."""
         is_plain = self._folding is self._quick and not statement.is_explain
-        if is_plain and reads_one_of(self.tree(statement.text), view_sql.VIEWS):
+        if is_plain and is_plain_question(self.tree(statement.text), view_sql.VIEWS):
             return self._quick
         return self.connection
 
@@ -187,7 +191,9 @@ class Views(Folds):
             )
             kept.connection.execute("commit")
         except BaseException:
-            kept.connection.execute("rollback")
+            # An interrupt may come when it is committed already.
+            with suppress(self._engine.Error):
+                kept.connection.execute("rollback")
             raise
 
     def _raise_if_lost(self, error: Exception) -> None:

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from tests.faults import seeds
+from tests.lineage.conftest import Story
 from weft.lineage import events as kinds
 from weft.lineage.checkpoint import CHECKPOINTS, DESCRIPTION_PATH, read_checkpoint
 from weft.lineage.checkpointing import refresh_checkpoint
@@ -313,6 +314,23 @@ def test_flipped_bytes_of_any_cache_file_change_no_answer(history: History) -> N
         with Store(history.storage) as store:
             assert answers(lambda query: store.rows(query), FOLDED_VIEWS) == wanted
         history.storage.put(path, data)
+
+
+@pytest.mark.parametrize("is_empty", [False, True])
+def test_segments_of_nothing_that_is_folded_are_covered(story: Story, is_empty: bool) -> None:
+    run = story.run("F", "1")
+    task = story.task(run, "start", "1", x=1)
+    story.end(run)
+    for _ in range(2):
+        story.next_journal()
+        log = EventLog(story.storage)
+        log.seal(force=True, grace_s=0)
+        assert refresh_checkpoint(story.storage, log) is not None
+        if not is_empty:
+            story.tell(kinds.console_written(task, 0, "stdout", 1, 5, b"x", None))
+    with story.store() as store:
+        assert store.sql("select status, tasks from runs").fetchall() == [("succeeded", 1)]
+        assert all(file.is_covered for file in store._sight.sealed.files)
 
 
 def test_a_broken_checkpoint_is_made_anew(history: History) -> None:

@@ -211,6 +211,20 @@ def test_a_reused_task_is_the_task_it_stands_for(story: Story) -> None:
     assert diff.equal_artifacts == 8
 
 
+def test_what_a_value_was_in_the_run_of_an_origin_is_of_no_matter(story: Story) -> None:
+    first = story.run("F", "1")
+    story.parameter(first, "size", 1)
+    start = story.task(first, "start", "1", x=1)
+    story.end(first)
+    for run_id, size in (("2", 2), ("3", 3)):
+        run = story.run("F", run_id)
+        story.tell(kinds.parameter_set(run, "size", story.content(size), "constant"))
+        story.reuse(run, start)
+        story.end(run)
+    (difference,) = story.store().diff("F/2", "F/3").differences
+    assert difference.id == "constant size"
+
+
 @pytest.mark.parametrize("is_parameter", [False, True])
 def test_files_that_were_read_explain(story: Story, is_parameter: bool) -> None:
     for run_id, digest, noise in (("1", b"a" * 32, 0), ("2", b"b" * 32, 1)):

@@ -166,6 +166,33 @@ def test_results_outlive_what_was_copied_for_them(story: Story, monkeypatch: pyt
         assert first.fetchall() == [("x", "Plain/1/start/1/x", None)]
 
 
+def test_results_that_are_let_go_leave_nothing_behind(story: Story, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("weft.lineage.near._MANY_RUNS", 1)
+    with story.store() as store:
+        for number in "01230123":
+            assert store.sql(ARTIFACTS, flow="Plain", run_id=number).fetchall()
+        (count,) = store._views._quick.execute(  # type: ignore[union-attr]
+            "select count(*) from duckdb_tables() where table_name like 'result_%'"
+        ).fetchone()
+        assert count <= 2
+
+
+@pytest.mark.parametrize("harm", ["flipped", "cut", "gone"])
+def test_without_sound_places_what_would_be_proven_ahead_is_asked_all_the_same(
+    story: Story, harm: str
+) -> None:
+    with story.store() as store:
+        expected = store.why("Plain/2/start/1").document(), store.lineage("Plain/2").document()
+    (places,) = Path(story.storage.root, "cache", "checkpoint").glob("*.places")
+    data = bytearray(places.read_bytes())
+    places.unlink()
+    if harm != "gone":
+        data[len(data) // 2] ^= 1
+        places.write_bytes(data if harm == "flipped" else data[:5])
+    with story.store() as store:
+        assert (store.why("Plain/2/start/1").document(), store.lineage("Plain/2").document()) == expected
+
+
 def test_where_many_runs_are_at_hand_a_question_about_others_begins_anew(
     story: Story, monkeypatch: pytest.MonkeyPatch
 ) -> None:

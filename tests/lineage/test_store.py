@@ -12,7 +12,7 @@ import pytest
 
 import weft
 from weft.lineage import events as kinds
-from weft.lineage.errors import NotFound, QueryError, UsageError
+from weft.lineage.errors import NotFound, QueryError, StoreDamaged, UsageError
 from weft.lineage.journal import Journal
 from weft.lineage.store import Store, open_store
 
@@ -95,6 +95,47 @@ def test_big_segments_are_read_where_they_lie(story: Any, monkeypatch: pytest.Mo
     assert store.sql("select run_id, value from artifacts order by 1").rows == [("1", "1"), ("2", "1")]
     story.end(later)
     assert store.sql("select status from runs order by run_id").rows == [("succeeded",)] * 2
+
+
+@pytest.mark.parametrize("copied_bytes", [0, 1 << 20])
+def test_a_damaged_segment_is_named_each_time_it_is_asked_for(
+    story: Any, monkeypatch: pytest.MonkeyPatch, copied_bytes: int
+) -> None:
+    monkeypatch.setattr("weft.lineage.event_tables.COPIED_BYTES_MAX", copied_bytes)
+    run = story.run("Hello", "1")
+    story.task(run, "start", "1", x=1)
+    story.end(run)
+    story.next_journal()
+    store = story.store()
+    store._log.seal(force=True, grace_s=0)
+    (file,) = Path(story.storage.root, "log", "run").iterdir()
+    data = bytearray(file.read_bytes())
+    data[len(data) // 3] ^= 1
+    file.write_bytes(data)
+    for query in (
+        "from tasks",
+        "from tasks",
+        "from runs",
+        "from parameters where flow = 'Hello' and run_id = '1'",
+    ):
+        with pytest.raises(StoreDamaged):
+            store.sql(query)
+
+
+@pytest.mark.parametrize(
+    ("query", "expected"),
+    [
+        ("select count(*) from runs using sample 100%", 1),
+        (f"select {'+'.join('1' * 900)} from runs", 900),
+        ("select count(*) from (select name, value::double v from artifacts) where name = 'x'", 1),
+        ("select count(*) from (select task_id::date d from tasks)", 1),
+        ("select exists(select name::int from artifacts)", True),
+    ],
+)
+def test_queries_of_users_are_not_said_to_be_plain(story: Any, query: str, expected: object) -> None:
+    run = story.run("Hello", "1")
+    story.task(run, "start", "1", x=1, y="text")
+    assert story.store().sql(query).rows == [(expected,)]
 
 
 def test_frames_of_the_caller_join(story: Any) -> None:

@@ -1,0 +1,32 @@
+"""Files may be hashed before they are wanted; what changes in between is hashed again."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from pathlib import Path
+
+import pytest
+
+from weft.lineage.errors import NotFound
+from weft.lineage.local import LocalStorage
+from weft.lineage.proofs import Proofs
+
+
+@pytest.mark.parametrize("harm", ["nothing", "flipped", "replaced"])
+def test_a_hash_that_was_made_ahead_is_of_the_file_that_is_there(tmp_path: Path, harm: str) -> None:
+    place = tmp_path / "file"
+    place.write_bytes(b"first")
+    os.utime(place, (1, 1))
+    proofs = Proofs(LocalStorage(str(tmp_path)))
+    proofs.begin([str(place), str(tmp_path / "gone")])
+    proofs._begun[str(place)].digest(str(place))
+    if harm == "flipped":
+        place.write_bytes(b"fi2st")
+    elif harm == "replaced":
+        (tmp_path / "other").write_bytes(b"other")
+        os.utime(tmp_path / "other", (1, 1))
+        os.replace(tmp_path / "other", place)
+    assert proofs.sha256_of_file(str(place)) == hashlib.sha256(place.read_bytes()).digest()
+    with pytest.raises(NotFound):
+        proofs.sha256_of_file(str(tmp_path / "gone"))
