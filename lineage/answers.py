@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 if TYPE_CHECKING:
     from weft.lineage.objects import Objects
+    from weft.lineage.schema import Event
 
 __all__ = ["Answers", "Line"]
 
@@ -54,6 +55,13 @@ class Answers(Protocol):
 
     def foresee_states(self, names: Collection[str]) -> None:
         """Say that a question about all runs follows, and which of the states that are kept of them it will read."""
+
+    def held(self, about: Collection[tuple[str, str]], families: Collection[str]) -> list[Event] | None:
+        """The events of runs, and of those their reused tasks are from, of some families and of those of runs and
+        tasks, in no order; None where these are many, or where all of history must be searched for them."""
+
+    def held_before(self, families: Collection[str]) -> list[Event]:
+        """The events of some families that are held of the runs that were asked about before."""
 
     def has_twins(self) -> bool:
         """Whether two runs share a pathspec, which makes the second `id~2`."""

@@ -27,7 +27,8 @@ Units = dict[tuple[str, str], Unit]
 def compare_runs(store: Answers, a: str, b: str) -> Diff:
     """Compare two runs, each `Flow/run` or a flow for its newest. Raises: NotFound with near names, UsageError."""
     with CollectorPause():
-        return _compare(store, collect_pairs(store, *find_runs(store, (a, b))))
+        account, (run_a, run_b) = find_runs(store, (a, b))
+        return _compare(store, collect_pairs(account, run_a, run_b))
 
 
 def _compare(store: Answers, pairs: Pairs) -> Diff:

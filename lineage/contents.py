@@ -7,7 +7,9 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from weft.lineage.errors import NotFound
-from weft.lineage.ids import digest_from_text
+from weft.lineage.ids import digest_from_text, digest_to_text
+from weft.lineage.projections import believed
+from weft.lineage.schema import family_of
 
 if TYPE_CHECKING:
     from weft.lineage.answers import Answers
@@ -25,11 +27,36 @@ class Recorded(NamedTuple):
     pack_offset: int
 
 
+#: The events that have the contents of values, by their families.
+_KINDS = {"artifact": "artifact_saved", "run": "parameter_set", "task": None}
+
+
 def read_recorded(store: Answers, digests: list[str]) -> dict[str, Recorded]:
     """Where the bytes of values lie, by their digest's text form; those never recorded are left out."""
     # Most values are of the runs that were asked about just before: no other file needs to be read for these.
-    found = _find(store.rows_at_hand, digests)
-    return found | _find(store.rows, [text for text in digests if text not in found])
+    found = _held(store, {digest_from_text(text) for text in digests})
+    for ask in (store.rows_at_hand, store.rows):
+        found |= _find(ask, [text for text in digests if text not in found])
+    return found
+
+
+def _held(store: Answers, digests: set[bytes]) -> dict[str, Recorded]:
+    """Of values whose events are held."""
+    found: dict[str, Recorded] = {}
+    for event in believed(store.held_before(tuple(_KINDS))):
+        if event.digest in digests and _KINDS[family_of(event.kind)] in (None, event.kind):
+            known = found.get(digest_to_text(event.digest))
+            # The bytes may be in one event of several.
+            if known is None or (known.blob is None and known.pack is None):
+                found[digest_to_text(event.digest)] = _recorded(
+                    event.digest, event.size_bytes or 0, event.blob, event.payload or {}
+                )
+    return found
+
+
+def _recorded(digest: bytes, size_bytes: int, blob: bytes | None, place: dict[str, Any]) -> Recorded:
+    pack = bytes.fromhex(place["pack"]) if "pack" in place else None
+    return Recorded(digest, size_bytes, blob, pack, place.get("pack_offset", 0))
 
 
 def _find(ask: Callable[[str, Any], list[tuple[Any, ...]]], digests: list[str]) -> dict[str, Recorded]:
@@ -50,13 +77,12 @@ def _find(ask: Callable[[str, Any], list[tuple[Any, ...]]], digests: list[str]) 
         """,
         wanted,
     )
-    found = {}
-    for digest, size_bytes, (blob, payload) in rows:
-        place: dict[str, Any] = json.loads(payload) if payload else {}
-        pack = bytes.fromhex(place["pack"]) if "pack" in place else None
-        recorded = Recorded(bytes(digest), size_bytes, blob, pack, place.get("pack_offset", 0))
-        found[f"sha256:{digest.hex()}"] = recorded
-    return found
+    return {
+        digest_to_text(bytes(digest)): _recorded(
+            bytes(digest), size_bytes, blob, json.loads(payload) if payload else {}
+        )
+        for digest, size_bytes, (blob, payload) in rows
+    }
 
 
 def read_content(store: Answers, recorded: Recorded) -> tuple[bytes, str | None]:

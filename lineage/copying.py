@@ -6,13 +6,16 @@ as long as by field ids; a file with a name that the table lacks is bound by fie
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import suppress
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 from weft.lineage.engine import load_engine
 
-__all__ = ["Copy", "copy_together", "insert_rows"]
+__all__ = ["Copy", "Found", "Wanted", "copy_together", "fetch_together", "insert_rows"]
+
+T = TypeVar("T")
+R = TypeVar("R")
 
 
 class Copy(NamedTuple):
@@ -30,65 +33,109 @@ def copy_together(connection: Any, copies: Sequence[Copy], database: str = "") -
 
     Raises: DuckDB's errors; then some may be done.
     """
-    waiting = iter(copies)
-    if len(copies) < 2:
-        return _work(connection, waiting)
+    return sum(_two_at_a_time(connection, _copy, copies, database))
+
+
+class Wanted(NamedTuple):
+    """Rows of proven files that a program wants, at most `limit`, with some of the columns `names`; the rest is as
+    of a `Copy`."""
+
+    names: Collection[str]
+    paths: Sequence[str]
+    source: str
+    condition: str
+    limit: int
+
+
+class Found(NamedTuple):
+    """Rows, and the names of their columns: those that there are in the files."""
+
+    columns: list[str]
+    rows: list[tuple[Any, ...]]
+
+
+def fetch_together(connection: Any, wanted: Sequence[Wanted]) -> list[Found]:
+    """The rows of each, fetched two at a time. Raises: DuckDB's errors."""
+    return _two_at_a_time(connection, _fetch, wanted, "")
+
+
+def _two_at_a_time(
+    connection: Any, work: Callable[[Any, T], R], items: Sequence[T], database: str
+) -> list[R]:
+    """What `work` gives for each item, done on this connection and on another beside it."""
+    waiting = iter(enumerate(items))
+    done: dict[int, R] = {}
+
+    def go_on(own: Any) -> None:
+        # An iterator over a sequence gives each item to one of the threads.
+        for number, item in waiting:
+            done[number] = work(own, item)
+
+    if len(items) < 2:
+        go_on(connection)
+        return list(done.values())
     from threading import Thread
 
     failed: list[Exception] = []
-    counts: list[int] = []
     other = connection.cursor()
     if database:
         other.execute(f"use {database}")
 
-    def work() -> None:
+    def go_on_beside() -> None:
         try:
-            counts.append(_work(other, waiting))
+            go_on(other)
         except Exception as error:  # noqa: BLE001  # It is raised where the caller waits.
             failed.append(error)
 
-    second = Thread(target=work, name="weft-copy")
+    second = Thread(target=go_on_beside, name="weft-copy")
     second.start()
     try:
-        counts.append(_work(connection, waiting))
+        go_on(connection)
     finally:
         second.join()
         other.close()
     if failed:
         raise failed[0]
-    return sum(counts)
+    return [done[number] for number in range(len(items))]
 
 
-def _work(connection: Any, waiting: Iterator[Copy]) -> int:
-    count = 0
-    # An iterator over a sequence gives each item to one of the threads.
-    for copy in waiting:
-        *by_names, by_ids = _ways(copy)
-        for way in by_names:
-            with suppress(load_engine().BinderException):
-                # It fails before anything is read.
-                count += _rows(connection.execute(way))
-                break
-        else:
-            count += _rows(connection.execute(by_ids))
-    return count
+def _copy(connection: Any, copy: Copy) -> int:
+    ways = [f"insert into {copy.table} by name {query}" for query in _by_names(copy, copy.table)]
+    ways.append(f"insert into {copy.table} select * from ({copy.source}) where {copy.condition}")
+    (row,) = _first_bound(connection, ways).fetchall()
+    return int(row[0])
 
 
-def _ways(copy: Copy) -> Iterator[str]:
-    """Statements for a copy, the quickest first: all but the last need names that are the same, the first one also
-    all columns of the condition."""
-    if copy.paths:
-        files = [f"select * from read_parquet('{_quoted(path)}')" for path in copy.paths]
-        where = f"where {copy.condition}"
-        chosen = " union all by name ".join(f"{file} {where}" for file in files)
-        yield f"insert into {copy.table} by name {chosen}"
-        all_columns = " union all by name ".join((f"select * from {copy.table} where false", *files))
-        yield f"insert into {copy.table} by name select * from ({all_columns}) {where}"
-    yield f"insert into {copy.table} select * from ({copy.source}) where {copy.condition}"
+def _fetch(connection: Any, wanted: Wanted) -> Found:
+    by_ids = f"select * from ({wanted.source}) where {wanted.condition}"
+    result = _first_bound(connection, [f"{way} limit {wanted.limit}" for way in (*_by_names(wanted), by_ids)])
+    columns = [column[0] for column in result.description]
+    if not set(columns) <= set(wanted.names):
+        result = connection.execute(f"{by_ids} limit {wanted.limit}")
+        columns = [column[0] for column in result.description]
+    return Found(columns, result.fetchall())
 
 
-def _rows(inserted: Any) -> int:
-    return int(inserted.fetchone()[0])
+def _first_bound(connection: Any, ways: Sequence[str]) -> Any:
+    """The result of the first of some statements for the same that can be bound."""
+    *quick, last = ways
+    for way in quick:
+        with suppress(load_engine().BinderException):
+            # It fails before anything is read.
+            return connection.execute(way)
+    return connection.execute(last)
+
+
+def _by_names(of: Copy | Wanted, table: str = "") -> Iterator[str]:
+    """SELECTs that read files by the names of their columns, the quicker first: it needs all columns of the
+    condition in each file, the other one has those of a table as well."""
+    if not of.paths:
+        return
+    files = [f"select * from read_parquet('{_quoted(path)}')" for path in of.paths]
+    yield " union all by name ".join(f"{file} where {of.condition}" for file in files)
+    if table:
+        all_columns = " union all by name ".join((f"select * from {table} where false", *files))
+        yield f"select * from ({all_columns}) where {of.condition}"
 
 
 def insert_rows(

@@ -5,22 +5,20 @@ All that is asked of several tasks is fetched for all of them at once, from the 
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
+from weft.lineage.accounts import Account, RunKey
 from weft.lineage.ids import Pathspec, digest_to_text, parse_pathspec
-from weft.lineage.named_runs import NamedRun, find_runs_named, of_runs
+from weft.lineage.named_runs import NamedRun
 
-if TYPE_CHECKING:
-    from weft.lineage.answers import Answers
-
-__all__ = ["EVERY_MODULE", "Facts", "read_facts"]
+__all__ = ["EVERY_MODULE", "Facts", "ran_really", "read_facts"]
 
 EVERY_MODULE = "every module"
 _PARAMETERS = "_parameters"
+#: The task that the parameters of a run are artifacts of.
+_PARAMETERS_TASK = (_PARAMETERS, "0")
 
-RunKey = tuple[str, str]
 #: A task as events name it: its run, step and id.
 Place = tuple[NamedRun, str, str]
 
@@ -65,27 +63,25 @@ class _Uses:
         self.pointed: list[_Touched] = []
 
 
-def read_facts(store: Answers, asked: Sequence[tuple[str, RunKey]]) -> list[Facts]:
+def read_facts(account: Account, asked: Sequence[tuple[str, RunKey]]) -> list[Facts]:
     """What each of some tasks read, beside the code that counts for its step in another run of its flow.
 
     `asked` are pathspecs of tasks, each with that run's flow and id.
     """
     specs = [parse_pathspec(task) for task, _ in asked]
-    runs = find_runs_named(
-        store, [*((spec.flow, spec.run_id or "") for spec in specs), *(coded for _, coded in asked)]
-    )
+    runs = account.runs({*((spec.flow, spec.run_id or "") for spec in specs), *(coded for _, coded in asked)})
     places = [_place_of(runs, spec) for spec in specs]
     known = [place for place in places if place is not None]
-    ran = _really(store, runs, known)
-    uses = _uses_of(store, ran)
+    ran = ran_really(account, known)
+    uses = _uses_of(account, ran)
     producers = {
         read.producer.rpartition("/")[0].rpartition("/")[0]
         for use in uses.values()
         for read in use.reads
         if read.producer
     }
-    paths = _foreach_paths(store, runs, producers)
-    reached = _reached(store, [runs[coded] for _, coded in asked if coded in runs])
+    paths = _foreach_paths(account, runs, producers)
+    reached = _reached(account, [runs[coded] for coded in {coded for _, coded in asked} if coded in runs])
     found = []
     for place, (_, coded) in zip(places, asked, strict=True):
         use = _Uses() if place is None else uses[place]
@@ -100,74 +96,62 @@ def _place_of(runs: Mapping[RunKey, NamedRun], spec: Pathspec) -> Place | None:
     return None if run is None else (run, spec.step or "", spec.task_id or "")
 
 
-def _really(
-    store: Answers, runs: Mapping[RunKey, NamedRun], places: Sequence[Place]
-) -> dict[Place, tuple[Place, int | None]]:
+def ran_really(account: Account, places: Sequence[Place]) -> dict[Place, tuple[Place, int | None]]:
     """The task that really ran for each of these, and its last attempt."""
-    if not places:
-        return {}
-    condition, params = of_runs((run for run, _, _ in places), "raw_run_id")
-    rows = store.rows(
-        "select run_uid, step, task_id, final_attempt, is_reused from fold.tasks "
-        f"where {condition} and step in ({_marks(places)}) and task_id in ({_marks(places)})",
-        [*params, *(step for _, step, _ in places), *(task_id for _, _, task_id in places)],
-        about=[run.key for run, _, _ in places],
-    )
-    known = {(bytes(uid), step, task_id): more for uid, step, task_id, *more in rows}
+    rows = account.tasks({run for run, _, _ in places}, {(step, task_id) for _, step, task_id in places})
+    known = {(row.run_uid, row.step, row.task_id): row for row in rows}
     found: dict[Place, tuple[Place, int | None]] = {}
     for place in places:
         run, step, task_id = place
-        last, is_reused = known.get((run.uid, step, task_id), (None, False))
-        found[place] = (place, last)
-        if is_reused:
-            found[place] = _origin(store, place) or found[place]
+        row = known.get((run.uid, step, task_id))
+        found[place] = (place, None if row is None else row.final_attempt)
+        if row is not None and row.status == "reused":
+            found[place] = _origin(account, place) or found[place]
     return found
 
 
-def _origin(store: Answers, place: Place) -> tuple[Place, int | None] | None:
+def _origin(account: Account, place: Place) -> tuple[Place, int | None] | None:
     """The task that a reused one stands for: of a candidate that was itself reused."""
     run, step, task_id = place
-    rows = store.rows(
-        "select o.flow, o.run_id, o.step, o.task_id, o.final_attempt from fold.reuses u join fold.tasks o "
-        "on o.run_uid = u.origin_uid and o.step = u.origin_step and o.task_id = u.origin_task_id "
-        "where u.run_uid = ? and u.flow = ? and u.raw_run_id = ? and u.step = ? and u.task_id = ?",
-        [run.uid, run.flow, run.raw_run_id, step, task_id],
-        about=[run.key],
-    )
-    for flow, run_id, origin_step, origin_id, last in rows:
-        origin = find_runs_named(store, [(flow, run_id)]).get((flow, run_id))
-        if origin is not None:
-            return (origin, origin_step, origin_id), last
+    for reuse in account.reuses([run]):
+        if (reuse.step, reuse.task_id) == (step, task_id):
+            origin = account.origin(reuse)
+            at = (reuse.origin_step or "", reuse.origin_task_id or "")
+            rows = [] if origin is None else account.tasks([origin], {at})
+            for row in rows:
+                if origin is not None and (row.step, row.task_id) == at:
+                    return (origin, *at), row.final_attempt
     return None
 
 
-def _uses_of(store: Answers, ran: Mapping[Place, tuple[Place, int | None]]) -> dict[Place, _Uses]:
+_USE_COLUMNS = (
+    *("time_us", "writer", "seq", "run_uid", "step", "task_id", "kind", "payload"),
+    *("attempt", "name", "item_index", "is_absent", "digest"),
+    *("producer_flow", "producer_run_id", "producer_step", "producer_task_id"),
+)
+
+
+def _uses_of(account: Account, ran: Mapping[Place, tuple[Place, int | None]]) -> dict[Place, _Uses]:
     """What tasks read in their last attempts, and what parameters of their runs pointed at."""
     found = {place: _Uses() for place in ran}
-    if not ran:
-        return found
     real = {place for place, _ in ran.values()}
-    condition, params = of_runs(run for run, _, _ in real)
-    rows = store.rows(
-        "select run_uid, step, task_id, kind, attempt, name, item_index, coalesce(is_absent, false), digest, producer_flow, "
-        f"producer_run_id, producer_step, producer_task_id, payload from told.use_events where {condition} "
-        f"and (step = '{_PARAMETERS}' or (step in ({_marks(real)}) and task_id in ({_marks(real)}))) "
-        "order by time_us, writer, seq",
-        [*params, *(step for _, step, _ in real), *(task_id for _, _, task_id in real)],
-        about=[run.key for run, _, _ in real],
-    )
+    places = {_PARAMETERS_TASK, *((step, task_id) for _, step, task_id in real)}
+    kinds = ("artifact_used", "external_used")
+    rows = account.events(kinds, _USE_COLUMNS, {run for run, _, _ in real}, places=places)
+    # By time, writer and seq.
+    rows.sort(key=lambda row: row[:3])
     for place, (origin, last) in ran.items():
         run, step, task_id = origin
         use = found[place]
-        for uid, use_step, use_task, kind, *columns, payload in rows:
-            told = json.loads(payload) if payload else {}
+        for _, _, _, uid, use_step, use_task, kind, payload, *columns in rows:
+            told = payload or {}
             if bytes(uid) != run.uid:
                 continue
             if (use_step, use_task) == (step, task_id):
                 read = _read(run, columns)
                 if kind == "external_used":
                     use.touched.append(_Touched(read.name, read.digest, told))
-                elif kind == "artifact_used" and payload is not None:
+                elif payload is not None:
                     use.pickles.append((read.name, told.get("modules", [])))
                 if kind == "artifact_used" and last is not None and read.attempt == last:
                     use.reads.append(read)
@@ -182,7 +166,7 @@ def _read(run: NamedRun, columns: Sequence[Any]) -> _Read:
     producer = None
     if None not in (flow, run_id, step, task_id):
         producer = f"{flow}/{run.shown(flow, run_id)}/{step}/{task_id}"
-    return _Read(attempt, name, item_index, is_absent, _text(digest), producer)
+    return _Read(attempt, name, item_index, bool(is_absent), _text(digest), producer)
 
 
 def _text(digest: Any) -> str | None:
@@ -200,37 +184,26 @@ def _in_order(read: _Read) -> tuple[Any, ...]:
     )
 
 
-def _foreach_paths(store: Answers, known: Mapping[RunKey, NamedRun], runs: Iterable[str]) -> dict[str, str]:
+def _foreach_paths(account: Account, known: Mapping[RunKey, NamedRun], runs: Iterable[str]) -> dict[str, str]:
     """The place in its foreach of each task of some runs that has one, by pathspec."""
     keys = {(flow, run_id) for flow, _, run_id in (run.partition("/") for run in runs)}
     found = {key: run for key, run in known.items() if key in keys}
-    found |= find_runs_named(store, keys - found.keys())
-    if not found:
-        return {}
-    condition, params = of_runs(found.values(), "raw_run_id")
-    names = {run.uid: f"{run.flow}/{run.run_id}" for run in found.values()}
-    rows = store.rows(
-        "select run_uid, step, task_id, foreach_path from fold.tasks "
-        f"where {condition} and foreach_path is not null",
-        params,
-        about=found.keys(),
-    )
-    return {f"{names[bytes(uid)]}/{step}/{task_id}": path for uid, step, task_id, path in rows}
+    found |= account.runs(keys - found.keys())
+    names = {run.uid: run.pathspec for run in found.values()}
+    rows = account.tasks(found.values())
+    return {
+        f"{names[row.run_uid]}/{row.step}/{row.task_id}": row.foreach_path
+        for row in rows
+        if row.foreach_path is not None
+    }
 
 
-def _reached(store: Answers, runs: Sequence[NamedRun]) -> dict[bytes, dict[str, Any]]:
+def _reached(account: Account, runs: Iterable[NamedRun]) -> dict[bytes, dict[str, Any]]:
     """What was recorded of the code that each run's steps reach, by the run's uid."""
-    if not runs:
-        return {}
-    condition, params = of_runs(runs)
-    rows = store.rows(
-        f"select run_uid, payload from told.other_events where {condition} and kind = 'code_reached' "
-        "order by time_us desc",
-        params,
-        about=[run.key for run in runs],
-    )
+    rows = account.events(("code_reached",), ("time_us", "run_uid", "payload"), runs)
+    rows.sort(key=lambda row: row[0], reverse=True)
     # The first that was told is believed.
-    found = {bytes(uid): json.loads(payload or "{}") for uid, payload in rows}
+    found = {bytes(uid): payload or {} for _, uid, payload in rows}
     return {uid: payload for uid, payload in found.items() if "steps" in payload}
 
 
@@ -304,7 +277,3 @@ def _add_code(
     for name in sorted(packages):
         found["package", name] = payload["packages"][name]
     return rule, reason
-
-
-def _marks(values: Iterable[object]) -> str:
-    return ", ".join("?" for _ in values)

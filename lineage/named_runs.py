@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
     from weft.lineage.answers import Answers
 
-__all__ = ["NamedRun", "find_run_named", "find_run_told", "find_runs_named", "of_runs"]
+__all__ = ["NamedRun", "find_run_named", "find_run_of", "find_run_told", "find_runs_named", "of_runs"]
 
 
 class NamedRun(NamedTuple):
@@ -43,6 +43,9 @@ class NamedRun(NamedTuple):
         return self.run_id if (flow, raw_run_id) == (self.flow, self.raw_run_id) else raw_run_id
 
 
+_COLUMNS = "flow, run_id, run_uid, raw_run_id, status, code_digest, started_at, finished_at, origin_run_id, user_name"
+
+
 def find_runs_named(store: Answers, names: Iterable[tuple[str, str]]) -> dict[tuple[str, str], NamedRun]:
     """The runs of these (flow, run id), as views show them; those that are not there are left out."""
     wanted = set(names)
@@ -50,9 +53,7 @@ def find_runs_named(store: Answers, names: Iterable[tuple[str, str]]) -> dict[tu
         return {}
     flows, ids = sorted({flow for flow, _ in wanted}), sorted({run_id for _, run_id in wanted})
     rows = store.rows(
-        "select flow, run_id, run_uid, raw_run_id, status, code_digest, started_at, finished_at, origin_run_id, user_name "
-        "from fold.runs "
-        f"where flow in ({_marks(flows)}) and run_id in ({_marks(ids)})",
+        f"select {_COLUMNS} from fold.runs where flow in ({_marks(flows)}) and run_id in ({_marks(ids)})",
         [*flows, *ids],
         about=wanted,
     )
@@ -62,6 +63,13 @@ def find_runs_named(store: Answers, names: Iterable[tuple[str, str]]) -> dict[tu
 
 def find_run_named(store: Answers, flow: str, run_id: str) -> NamedRun | None:
     return find_runs_named(store, [(flow, run_id)]).get((flow, run_id))
+
+
+def find_run_of(store: Answers, flow: str, raw_run_id: str, uid: bytes) -> NamedRun | None:
+    """The run that events name so."""
+    query = f"select {_COLUMNS} from fold.runs where flow = ? and raw_run_id = ? and run_uid = ?"
+    rows = store.rows(query, [flow, raw_run_id, uid], about=[(flow, raw_run_id)])
+    return NamedRun._make(rows[0]) if rows else None
 
 
 def find_run_told(store: Answers, flow: str, run_id: str) -> NamedRun | None:

@@ -8,12 +8,14 @@ other file is read for it. What was copied stays for the next question, up to a 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from typing import Any
 
 from weft.lineage.copying import copy_together
-from weft.lineage.places import events_in, segment_key
+from weft.lineage.held import HeldEvents, TooMany
+from weft.lineage.places import events_in
 from weft.lineage.run_demands import RunKey, runs_demanded
+from weft.lineage.run_files import condition_of, files_of, recorded
 from weft.lineage.schema import FAMILIES, Event
 from weft.lineage.sources import Sealed, SealedFile
 from weft.lineage.view_sql import VIEW_NAMES
@@ -24,7 +26,6 @@ __all__ = ["NearViews", "RoutedViews"]
 #: So many events of runs are copied at most; runs with more are asked where they lie.
 _EVENTS_MAX = 50_000
 
-_TWIN = re.compile(r"~\d+$")
 _VIEW_NAMES = frozenset(VIEW_NAMES)
 #: Views that are made of states alone.
 _KEPT_VIEWS = frozenset(("runs", "steps", "tasks", "parameters", "tags"))
@@ -57,13 +58,16 @@ class RoutedViews(Views):
         self._places: list[bytes] | None = None
         self._near: NearViews | None = None
         self._nears = 0
-        #: Runs that have too many events together.
+        #: Runs that have too many events together, to be copied or to be held.
         self._large: set[frozenset[RunKey]] = set()
+        self._held: HeldEvents | None = None
+        self._not_held: set[frozenset[RunKey]] = set()
 
     def add(self, events: Iterable[Event]) -> None:
         new = list(events)
         self._tail += new
         super().add(new)
+        self._held = None
         if self._near is not None:
             self._near.add_tail(new)
 
@@ -93,7 +97,7 @@ class RoutedViews(Views):
         if self._folded is None:
             return []
         places = self._read_places()
-        found = [file for run in sorted(runs) for file in _files_of(run, places, self._sealed)[0]]
+        found = [file for run in sorted(runs) for file in files_of(run, places, self._sealed)[0]]
         return list(
             dict.fromkeys(file.path for family in families for file in found if file.family == family)
         )
@@ -102,6 +106,41 @@ class RoutedViews(Views):
         """The files of a checkpoint that hold some states; none where these are folded."""
         parts = () if self._folded is None else self._folded.parts
         return [part.files[name] for part in parts for name in names]
+
+    def held(self, runs: Collection[RunKey], families: Collection[str]) -> list[Event] | None:
+        """The events of runs, and of those their reused tasks are from, of some families and of those of runs and
+        tasks, in no order; None where these are many, or where all of history must be searched for them."""
+        wanted = frozenset(runs)
+        if (self._folded is None and not self._is_small) or wanted in self._not_held:
+            return None
+        for held in (self._held, None):
+            # Those that were asked about before may be many by now.
+            self._held = held or HeldEvents(
+                Sealed(self._sealed.files),
+                self._tail,
+                [] if self._is_small else self._read_places(),
+                self.prove_files,
+                lambda: self.connection,
+                self._as_of_us,
+            )
+            try:
+                return self.asked(lambda: self._held_of(wanted, families))
+            except TooMany:
+                self._held = None
+            except BaseException:
+                # What was being read may be half there.
+                self._held = None
+                raise
+        self._not_held.add(wanted)
+        return None
+
+    def _held_of(self, runs: frozenset[RunKey], families: Collection[str]) -> list[Event]:
+        assert self._held is not None
+        return self._held.hold(runs, families)
+
+    def held_before(self, families: Iterable[str]) -> Iterator[Event]:
+        """The events of some families that are held of the runs that were asked about before."""
+        return iter(()) if self._held is None else self._held.at_hand(families)
 
     @property
     def at_hand(self) -> Views | None:
@@ -202,15 +241,15 @@ class NearViews(Views):
         self._count = 0
 
     def holds(self, runs: Iterable[RunKey]) -> bool:
-        return self._followed.issuperset(_recorded(runs))
+        return self._followed.issuperset(recorded(runs))
 
     def is_about_others(self, runs: Iterable[RunKey]) -> bool:
         """Whether many runs are held and none of these: folding the many anew takes longer than to begin again."""
-        return len(self._held) >= _MANY_RUNS and self._held.keys().isdisjoint(_recorded(runs))
+        return len(self._held) >= _MANY_RUNS and self._held.keys().isdisjoint(recorded(runs))
 
     def hold(self, runs: Iterable[RunKey], tail: Sequence[Event], families: Collection[str] = ()) -> None:
         """Make questions about runs answerable, which will most likely read these families. Raises: _TooMany."""
-        wanted = _recorded(runs)
+        wanted = recorded(runs)
         if not self._followed.issuperset(wanted):
             self._begin(wanted - self._held.keys(), tail)
             # Who reuses tasks is known before what else there is of them is copied.
@@ -258,7 +297,7 @@ class NearViews(Views):
         if not runs:
             return
         for run in runs:
-            self._held[run], count = _files_of(run, self._places, self._sealed)
+            self._held[run], count = files_of(run, self._places, self._sealed)
             self._count += count
         if self._count > _EVENTS_MAX:
             raise _TooMany
@@ -274,26 +313,13 @@ class NearViews(Views):
             self._read[family] = set(self._held)
             files = {file: None for run in sorted(runs) for file in self._held[run] if file.family == family}
             if files:
-                wanted[family] = (Sealed(tuple(files)), _condition(runs))
+                wanted[family] = (Sealed(tuple(files)), condition_of(runs))
         # All of them in one go: there are two threads for that.
         self.prove_files(file.path for sealed, _ in wanted.values() for file in sealed.files)
         copies = [self._copy_of(family, *chosen) for family, chosen in wanted.items()]
         self._events += copy_together(
             self.connection, [copy for copy in copies if copy is not None], self._name
         )
-
-
-def _files_of(run: RunKey, places: Iterable[bytes], sealed: Sealed) -> tuple[list[SealedFile], int]:
-    """The files of segments that hold events of a run, and how many events the places know of."""
-    events: dict[bytes, int] = {}
-    for data in places:
-        events.update(events_in(data, *run))
-    files = [
-        file
-        for file in sealed.files
-        if not file.is_covered or not events.keys().isdisjoint(map(segment_key, file.known_as))
-    ]
-    return files, sum(events.values())
 
 
 def _families_named(text: str) -> set[str]:
@@ -303,25 +329,3 @@ def _families_named(text: str) -> set[str]:
         return set(FAMILIES)
     named = {family for view, families in FAMILIES_OF.items() if view in words for family in families}
     return named | {family for family in FAMILIES if f"{family}_events" in words}
-
-
-def _recorded(runs: Iterable[RunKey]) -> set[RunKey]:
-    """The runs that may be meant: a second run of one pathspec is shown as `id~2`."""
-    return {(flow, run_id) for flow, shown in runs for run_id in (shown, _TWIN.sub("", shown))}
-
-
-def _condition(runs: Iterable[RunKey]) -> str:
-    """What rows of these runs are like, by constants, so that it reaches the statistics of the files."""
-    ordered = sorted(runs)
-    flows, run_ids = sorted({flow for flow, _ in ordered}), sorted({run_id for _, run_id in ordered})
-    apart = f"flow in ({_texts(flows)}) and run_id in ({_texts(run_ids)})"
-    if len(ordered) == len(flows) * len(run_ids):
-        return apart
-    exact = " or ".join(
-        f"(flow = {_texts([flow])} and run_id = {_texts([run_id])})" for flow, run_id in ordered
-    )
-    return f"{apart} and ({exact})"
-
-
-def _texts(values: Iterable[str]) -> str:
-    return ", ".join("'" + value.replace("'", "''") + "'" for value in values)

@@ -5,12 +5,12 @@ Places, names and digests are fetched of both runs, and what else is known of a 
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Iterator, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from weft.lineage.accounts import Account, Reuse, TaskRow
 from weft.lineage.ids import digest_to_text
-from weft.lineage.named_runs import NamedRun, of_runs
+from weft.lineage.named_runs import NamedRun
 from weft.lineage.pairs import (
     ArtifactPair,
     ExternalPair,
@@ -23,9 +23,6 @@ from weft.lineage.pairs import (
     ValuePair,
 )
 from weft.lineage.run_facts import read_run_facts
-
-if TYPE_CHECKING:
-    from weft.lineage.answers import Answers
 
 __all__ = ["collect_pairs"]
 
@@ -41,29 +38,28 @@ _Ran = tuple[bytes, str, str]
 _DIGESTS_ASKED_MAX = 200
 
 
-def collect_pairs(store: Answers, a: NamedRun, b: NamedRun) -> Pairs:
+def collect_pairs(account: Account, a: NamedRun, b: NamedRun) -> Pairs:
     """Fetch what is compared of two runs."""
-    return _Collector(store, a, b).collect()
+    return _Collector(account, a, b).collect()
 
 
 class _Collector:
     """Fetches the rows of two runs and pairs them. Of each pair of dicts the first is of run A.
 
-    Rows come from below the views. A reused task has those of the task it stands for, in another run.
+    A reused task has the rows of the task it stands for, in another run.
     """
 
-    def __init__(self, store: Answers, a: NamedRun, b: NamedRun) -> None:
-        self._store = store
+    def __init__(self, account: Account, a: NamedRun, b: NamedRun) -> None:
+        self._account = account
         self._runs = (a, b)
         #: The runs that reused tasks are from.
         self._origins: dict[bytes, NamedRun] = {}
-        self._about = [a.key, b.key]
-        #: Whether a task was tried again; not known before it is asked.
-        self._has_retried: bool | None = None
+        #: The last attempt of each task that was tried again.
+        self._last: dict[_Ran, int] = {}
         #: The place of each task, by (step, task id).
         self._places: tuple[dict[tuple[str, str], TaskPlace], ...] = ({}, {})
-        #: Reused tasks, each with what it stands for; and by that their steps and ids.
-        self._reused: list[tuple[Any, ...]] = []
+        #: Reused tasks; and their steps and ids by what they stand for.
+        self._reused: list[Reuse] = []
         self._stands_for: tuple[dict[_Ran, list[tuple[str, str]]], ...] = ({}, {})
         #: The places of reused tasks, by what they stand for, and by flow and run id instead of the uid.
         self._sources: tuple[dict[tuple[bytes | str, str, str], TaskPlace], ...] = ({}, {})
@@ -73,13 +69,14 @@ class _Collector:
     def collect(self) -> Pairs:
         tasks, times = self._pair_tasks()
         artifacts, values, equal = self._pair_artifacts()
-        a, b = read_run_facts(self._store, self._runs)
+        a, b = read_run_facts(self._account, self._runs)
         reads, external = self._pair_reads(), self._pair_external()
         return Pairs(a, b, values, tasks, artifacts, reads, external, times, equal)
 
-    def _of_both(self, column: str = "run_id") -> tuple[str, list[str | bytes]]:
-        """The condition for rows of both runs and of those that reused tasks are from."""
-        return of_runs((*self._runs, *self._origins.values()), column)
+    @property
+    def _all_runs(self) -> dict[bytes, NamedRun]:
+        """Both runs and those that reused tasks are from, by uid."""
+        return {**self._origins, **{run.uid: run for run in self._runs}}
 
     def _by_side(self, rows: list[tuple[Any, ...]]) -> Iterator[tuple[Any, ...]]:
         """Rows that begin with the uid of their run, a step and a task id, each with its side instead of the uid;
@@ -95,55 +92,47 @@ class _Collector:
 
     def _tasks(self) -> Iterable[tuple[Any, ...]]:
         """Side, step, id, place in a foreach, status, and seconds of each task."""
-        condition, params = self._of_both("raw_run_id")
-        rows = self._store.rows(
-            "select run_uid, step, task_id, coalesce(foreach_path, ''), status, "
-            "case when status not in ('retrying', 'lost') then (ended_us - started_us) / 1e6 end "
-            f"from fold.tasks where {condition} order by try_cast(task_id as bigint), task_id, step",
-            params,
-            about=self._about,
-        )
-        if any(row[4] == "reused" for row in rows):
-            took = self._follow_reused()
-            rows = [(*row[:4], "succeeded", took.get(row[:3])) if row[4] == "reused" else row for row in rows]
-        return self._by_side(rows)
+        rows = self._account.tasks(list({run.uid: run for run in self._runs}.values()))
+        self._note_retried(rows)
+        took = self._follow_reused() if any(row.status == "reused" for row in rows) else {}
+        told = []
+        for row in sorted(rows, key=_in_order_of_ids):
+            path, status, seconds = row.foreach_path or "", row.status, _seconds(row)
+            if status == "reused":
+                status, seconds = "succeeded", took.get((row.run_uid, row.step, row.task_id))
+            told.append((row.run_uid, row.step, row.task_id, path, status, seconds))
+        return self._by_side(told)
+
+    def _note_retried(self, rows: list[TaskRow]) -> None:
+        for row in rows:
+            if row.final_attempt:
+                self._last[row.run_uid, row.step, row.task_id] = row.final_attempt
 
     def _follow_reused(self) -> dict[_Ran, float | None]:
         """Note what reused tasks stand for; gives how long that took, by the reused task."""
-        condition, params = self._of_both("raw_run_id")
-        found = self._store.rows(
-            "select run_uid, step, task_id, origin_uid, origin_step, origin_task_id, origin_flow, origin_run_id "
-            f"from fold.reuses where {condition}",
-            params,
-            about=self._about,
-        )
-        for *_, uid, _, _, flow, run_id in found:
-            if uid is not None:
-                self._origins[uid] = NamedRun(flow, run_id, uid, run_id)
-        seconds = self._seconds_of_origins()
-        self._reused = found
-        return {tuple(row[:3]): seconds.get(tuple(row[3:6])) for row in found}
+        self._reused = self._account.reuses(list({run.uid: run for run in self._runs}.values()))
+        for reuse in self._reused:
+            if reuse.origin_uid is not None:
+                flow, run_id = reuse.origin_flow or "", reuse.origin_run_id or ""
+                self._origins[reuse.origin_uid] = NamedRun(flow, run_id, reuse.origin_uid, run_id)
+        rows = self._account.tasks(list(self._origins.values()))
+        self._note_retried(rows)
+        seconds = {(row.run_uid, row.step, row.task_id): _seconds(row, is_final=True) for row in rows}
+        return {
+            (reuse.run_uid, reuse.step, reuse.task_id): seconds.get(_origin_of(reuse))
+            for reuse in self._reused
+        }
 
     def _place_reused(self) -> None:
         """Note which tasks have the rows of another, and where these are as the makers of what others read."""
         for side, run in enumerate(self._runs):
-            for uid, step, task_id, *ran, flow, run_id in self._reused:
-                place = self._places[side].get((step, task_id))
-                if uid == run.uid and place is not None:
-                    self._stands_for[side].setdefault((ran[0], ran[1], ran[2]), []).append((step, task_id))
-                    for source in (ran[0], f"{flow}/{run_id}"):
-                        self._sources[side][source, ran[1], ran[2]] = place
-
-    def _seconds_of_origins(self) -> dict[_Ran, float | None]:
-        if not self._origins:
-            return {}
-        condition, params = of_runs(self._origins.values(), "raw_run_id")
-        rows = self._store.rows(
-            f"select run_uid, step, task_id, (ended_us - started_us) / 1e6 from fold.tasks where {condition}",
-            params,
-            about=self._about,
-        )
-        return {(uid, step, task_id): seconds for uid, step, task_id, seconds in rows}
+            for reuse in self._reused:
+                place = self._places[side].get((reuse.step, reuse.task_id))
+                if reuse.run_uid == run.uid and place is not None:
+                    ran = _origin_of(reuse)
+                    self._stands_for[side].setdefault(ran, []).append((reuse.step, reuse.task_id))
+                    for source in (ran[0], f"{reuse.origin_flow}/{reuse.origin_run_id}"):
+                        self._sources[side][source, *ran[1:]] = place
 
     def _pair_tasks(self) -> tuple[list[TaskPair], list[StepTimes]]:
         statuses: tuple[dict[TaskPlace, str], ...] = ({}, {})
@@ -165,36 +154,25 @@ class _Collector:
         self._place_reused()
         return pairs, [StepTimes(step, *counts[step], *seconds[step]) for step in counts]
 
-    def _saved(self, columns: str, more: str = "", params: Sequence[Any] = ()) -> Iterator[tuple[Any, ...]]:
+    def _saved(self, columns: Sequence[str], digests: set[bytes] | None = None) -> Iterator[tuple[Any, ...]]:
         """Columns of what tasks saved, of the attempts that count, and of parameters; first side, step and task."""
-        condition, asked = self._of_both()
-        retried, named = self._of_both("raw_run_id")
-        if self._has_retried is None:
-            query = f"select 1 from told.task_events where attempt > 0 and {condition} limit 1"
-            self._has_retried = bool(self._store.rows(query, asked, about=self._about))
-        only = "true"
-        if self._has_retried:
-            only = f"""not exists (
-                select 1 from state.retried where {retried} and run_uid = e.run_uid and step = e.step
-                    and task_id = e.task_id and final_attempt > e.attempt
-            )"""
-        rows = self._store.rows(
-            f"""
-            select run_uid, step, task_id, {columns} from (
-                select * from told.artifact_events where kind = 'artifact_saved' and {condition}
-                union all select * from told.run_events where kind = 'parameter_set' and {condition}
-            ) e where {only}{more}
-            """,
-            [*asked, *asked, *(named if self._has_retried else ()), *params],
-            about=self._about,
-        )
-        return self._by_side(rows)
+        runs = list(self._all_runs.values())
+        names = ("attempt", "run_uid", "step", "task_id", *columns)
+        rows = [
+            row
+            for kind in ("artifact_saved", "parameter_set")
+            for row in self._account.events((kind,), names, runs, digests=digests)
+        ]
+        last = self._last
+        if last:
+            rows = [row for row in rows if (row[0] or 0) >= last.get(row[1:4], 0)]
+        return self._by_side([row[1:] for row in rows])
 
     def _pair_artifacts(self) -> tuple[list[ArtifactPair], list[ValuePair], dict[tuple[str, str], int]]:
         """Artifacts, parameters and constants that differ, and how many artifacts are equal, by step and name."""
         saved: tuple[dict[tuple[TaskPlace, str], bytes], ...] = ({}, {})
         given: tuple[dict[str, bytes], ...] = ({}, {})
-        for side, step, task_id, name, digest in self._saved("name, digest"):
+        for side, step, task_id, name, digest in self._saved(("name", "digest")):
             place = self._places[side].get((step, task_id))
             if step == _PARAMETERS:
                 given[side][name] = digest
@@ -219,11 +197,8 @@ class _Collector:
     ) -> list[ValuePair]:
         if not changed:
             return []
-        condition, params = of_runs(self._runs)
-        query = f"select name, payload ->> '$.role' from told.run_events where kind = 'parameter_set' and {condition}"
-        roles = {
-            name: role for name, role in self._store.rows(query, params, about=self._about) if role in _ROLES
-        }
+        told = self._account.events(("parameter_set",), ("name", "payload"), self._runs)
+        roles = {name: role for name, payload in told if (role := (payload or {}).get("role")) in _ROLES}
         # Of a config the keys that differ are told, not the document around them as well.
         parted = {name.partition(".")[0] for name in changed if "." in name and name in roles}
         return [
@@ -241,12 +216,8 @@ class _Collector:
         """What is recorded of values, by digest; of several the last in the order of size, type, serializer, value."""
         if not digests:
             return {}
-        columns = "digest, size_bytes, type, serializer, value"
-        if len(digests) <= _DIGESTS_ASKED_MAX:
-            marks = ", ".join("?" for _ in digests)
-            rows = self._saved(columns, f" and digest in ({marks})", sorted(digests))
-        else:
-            rows = self._saved(columns)
+        asked = digests if len(digests) <= _DIGESTS_ASKED_MAX else None
+        rows = self._saved(("digest", "size_bytes", "type", "serializer", "value"), asked)
         found: dict[bytes, Saved] = {}
         for _, _, _, digest, *facts in rows:
             if digest in digests:
@@ -258,17 +229,22 @@ class _Collector:
     def _reads(self) -> Iterator[tuple[Any, ...]]:
         """Side, step, task, name, item, digest, and of the producer its run (its uid where it is that of the reader
         itself), step and task."""
-        condition, params = self._of_both()
-        rows = self._store.rows(
-            "select run_uid, step, task_id, name, coalesce(item_index, -1), "
-            "case when is_absent then 'absent'::blob else digest end, "
-            "case when producer_flow <> flow or producer_run_id <> run_id then producer_flow || '/' || producer_run_id end, "
-            "run_uid, producer_step, producer_task_id "
-            f"from told.use_events where kind = 'artifact_used' and {condition} order by attempt",
-            params,
-            about=self._about,
-        )
-        return ((*row[:6], row[6] or row[7], *row[8:]) for row in self._by_side(rows))
+        names = ("attempt", "run_uid", "step", "task_id", "name", "item_index", "is_absent", "digest")
+        makers = ("flow", "run_id", "producer_flow", "producer_run_id", "producer_step", "producer_task_id")
+        rows = self._account.events(("artifact_used",), (*names, *makers), list(self._all_runs.values()))
+        told = []
+        for row in sorted(rows, key=_attempt):
+            _, uid, step, task_id, name, item_index, is_absent, digest, *made, maker_step, maker = row
+            flow, run_id, maker_flow, maker_run_id = made
+            is_elsewhere = None not in (maker_flow, maker_run_id) and (maker_flow, maker_run_id) != (
+                flow,
+                run_id,
+            )
+            run = f"{maker_flow}/{maker_run_id}" if is_elsewhere else uid
+            content = b"absent" if is_absent else digest
+            index = -1 if item_index is None else item_index
+            told.append((uid, step, task_id, name, index, content, run, maker_step, maker))
+        return self._by_side(told)
 
     def _pair_reads(self) -> list[ReadPair]:
         found: tuple[dict[tuple[TaskPlace, str, int, TaskPlace], Any], ...] = ({}, {})
@@ -308,14 +284,10 @@ class _Collector:
 
     def _touched(self) -> Iterable[tuple[Any, ...]]:
         """Side, step, task, URI, direction, content and parameter of what lies outside."""
-        condition, params = self._of_both()
-        rows = self._store.rows(
-            "select run_uid, step, task_id, name, digest, payload "
-            f"from told.use_events where kind = 'external_used' and {condition} order by attempt, time_us",
-            params,
-            about=self._about,
-        )
-        return map(_touch, self._by_side(rows))
+        names = ("attempt", "time_us", "run_uid", "step", "task_id", "name", "digest", "payload")
+        rows = self._account.events(("external_used",), names, list(self._all_runs.values()))
+        told = [row[2:] for row in sorted(rows, key=lambda row: (_attempt(row), row[1]))]
+        return map(_touch, self._by_side(told))
 
     def _pair_external(self) -> list[ExternalPair]:
         """What lies outside. A path in a parameter was read by the tasks that read the parameter."""
@@ -341,11 +313,33 @@ def _content_text(content: bytes | str | None) -> str | None:
 
 def _touch(row: tuple[Any, ...]) -> tuple[Any, ...]:
     side, step, task_id, uri, digest, payload = row
-    told = json.loads(payload) if payload else {}
+    told = payload or {}
     content = told.get("state") if digest is None else digest_to_text(digest)
     if content is None:
         content = "unknown"
     return side, step, task_id, uri, told.get("direction"), content, told.get("parameter")
+
+
+def _seconds(row: TaskRow, is_final: bool = False) -> float | None:
+    """How long a task took, where it will take no longer."""
+    is_known = is_final or row.status not in ("retrying", "lost")
+    if not is_known or row.started_us is None or row.ended_us is None:
+        return None
+    return (row.ended_us - row.started_us) / 1e6
+
+
+def _origin_of(reuse: Reuse) -> _Ran:
+    return reuse.origin_uid or b"", reuse.origin_step or "", reuse.origin_task_id or ""
+
+
+def _in_order_of_ids(row: TaskRow) -> tuple[bool, int, str, str]:
+    is_number = row.task_id.isdecimal()
+    return not is_number, int(row.task_id) if is_number else 0, row.task_id, row.step
+
+
+def _attempt(row: tuple[Any, ...]) -> int:
+    """The attempt that a row begins with; what is of none comes last."""
+    return 1 << 16 if row[0] is None else row[0]
 
 
 def _in_order(saved: Saved) -> tuple[tuple[bool, Any], ...]:

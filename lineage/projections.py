@@ -15,7 +15,16 @@ from weft.lineage.events import Level
 from weft.lineage.ids import Pathspec
 from weft.lineage.schema import KINDS, Event, Payload
 
-__all__ = ["DONE", "LEASE_US", "AttemptState", "RunState", "TaskState", "fold", "is_from_elsewhere"]
+__all__ = [
+    "DONE",
+    "LEASE_US",
+    "AttemptState",
+    "RunState",
+    "TaskState",
+    "believed",
+    "fold",
+    "is_from_elsewhere",
+]
 
 #: A writer that says nothing more counts as alive for this long after its run began.
 LEASE_US = 120_000_000
@@ -196,13 +205,9 @@ def fold(
     says what time it is. So it does, where `store_id` tells the store, for runs that were brought there from another.
     """
     runs: dict[bytes, RunState] = {}
-    told = [e for e in events if e.run_uid is not None and e.flow is not None and e.run_id is not None]
-    fences = _fences(told)
-    for event in told:
+    for event in believed(events):
         uid, flow, run_id = event.run_uid, event.flow, event.run_id
         assert uid is not None and flow is not None and run_id is not None  # noqa: PT018
-        if uid in fences and _is_late(event, fences[uid]):
-            continue
         run = runs.get(uid)
         if run is None:
             run = runs[uid] = RunState(uid, flow, run_id)
@@ -212,6 +217,15 @@ def fold(
         run.status = _run_status(run, dead, live_writers, now_us)
         _settle(run)
     return runs
+
+
+def believed(events: Iterable[Event]) -> list[Event]:
+    """The events of runs without those that a scheduler committed after it was declared lost."""
+    told = [e for e in events if e.run_uid is not None and e.flow is not None and e.run_id is not None]
+    fences = _fences(told)
+    return (
+        [e for e in told if e.run_uid not in fences or not _is_late(e, fences[e.run_uid])] if fences else told
+    )
 
 
 def is_from_elsewhere(started: Event | None, store_id: str | None) -> bool:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+from weft.lineage.accounts import Account, ViewAccount
 from weft.lineage.errors import NotFound, UsageError
+from weft.lineage.held_account import account_of
 from weft.lineage.ids import digest_to_text, parse_pathspec
-from weft.lineage.named_runs import NamedRun, find_run_named, of_runs
+from weft.lineage.named_runs import NamedRun
 from weft.lineage.near_names import near
 from weft.lineage.pairs import RunFacts
 
@@ -21,12 +22,17 @@ __all__ = ["find_run", "find_runs", "read_run_facts"]
 _FAMILIES = ("artifact", "use", "other")
 
 
-def find_run(store: Answers, text: str) -> NamedRun:
+def find_run(store: Answers, text: str, account: Account | None = None) -> NamedRun:
     """The run that `Flow/run` names; of a flow alone the newest. Raises: NotFound, UsageError."""
+    account = account or ViewAccount(store)
     spec = parse_pathspec(text)
     if spec.step is not None:
         raise UsageError(f"{text} names more than a run. Write {spec.flow}/{spec.run_id}.")
-    run = None if spec.run_id is None else find_run_named(store, spec.flow, spec.run_id)
+    run = (
+        None
+        if spec.run_id is None
+        else account.runs([(spec.flow, spec.run_id)]).get((spec.flow, spec.run_id))
+    )
     if run is not None:
         return run
     ids = store.rows(
@@ -36,35 +42,29 @@ def find_run(store: Answers, text: str) -> NamedRun:
         flows = [row[0] for row in store.rows("select distinct flow from fold.runs")]
         raise NotFound(f"There is no flow {spec.flow!r} in {store.url}.{near(spec.flow, flows)}")
     if spec.run_id is None:
-        run = find_run_named(store, spec.flow, ids[0][0])
-        assert run is not None, "runs do not go"
+        (run,) = account.runs([(spec.flow, ids[0][0])]).values()
         return run
     hint = near(spec.run_id, [row[0] for row in ids])
     raise NotFound(f"There is no run {spec.flow}/{spec.run_id} in {store.url}.{hint}")
 
 
-def find_runs(store: Answers, texts: Sequence[str]) -> list[NamedRun]:
-    """The runs that these name, as `find_run` does, fetched together where their ids are given."""
+def find_runs(store: Answers, texts: Sequence[str]) -> tuple[Account, list[NamedRun]]:
+    """The runs that these name, as `find_run` does, and an account of all that is compared of them."""
     specs = [parse_pathspec(text) for text in texts]
     about = [(spec.flow, spec.run_id) for spec in specs if spec.run_id is not None]
     store.foresee(about, (), later=("run", "task", *_FAMILIES))
-    store.foresee(about, _FAMILIES)
-    return [find_run(store, text) for text in texts]
+    account = account_of(store, about, _FAMILIES)
+    return account, [find_run(store, text, account) for text in texts]
 
 
-def read_run_facts(store: Answers, runs: Sequence[NamedRun]) -> list[RunFacts]:
+def read_run_facts(account: Account, runs: Sequence[NamedRun]) -> list[RunFacts]:
     """What is recorded of each of some runs."""
-    condition, params = of_runs(runs)
     told: list[dict[bytes, dict[str, Any]]] = []
-    for family, kind in (("run", "run_started"), ("other", "code_reached")):
+    for kind in ("run_started", "code_reached"):
+        rows = account.events((kind,), ("epoch", "time_us", "run_uid", "payload"), runs)
         payloads: dict[bytes, dict[str, Any]] = {}
-        for uid, payload in store.rows(
-            f"select run_uid, payload from told.{family}_events where kind = '{kind}' and {condition} "
-            "order by epoch desc, time_us",
-            params,
-            about=[run.key for run in runs],
-        ):
-            payloads.setdefault(bytes(uid), json.loads(payload) if payload else {})
+        for _, _, uid, payload in sorted(rows, key=lambda row: (-row[0], row[1])):
+            payloads.setdefault(bytes(uid), payload or {})
         told.append(payloads)
     return [_run_facts(run, *(payloads.get(run.uid, {}) for payloads in told)) for run in runs]
 

@@ -161,6 +161,18 @@ class Store:
                 [part.files[name] for part in (folded.parts if folded else ()) for name in names]
             )
 
+    def held(self, about: Collection[tuple[str, str]], families: Collection[str]) -> list[Event] | None:
+        """The events of runs, and of those their reused tasks are from, of some families and of those of runs and
+        tasks, in no order; None where these are many, or where all of history must be searched for them."""
+        with self._lock:
+            self._has_folded = True
+            return self._asked(lambda views: views.held(about, families))
+
+    def held_before(self, families: Collection[str]) -> list[Event]:
+        """The events of some families that are held of the runs that were asked about before."""
+        with self._lock:
+            return self._asked(lambda views: list(views.held_before(families)))
+
     def has_twins(self) -> bool:
         """Whether two runs share a pathspec, which makes the second `id~2`."""
         with self._lock:

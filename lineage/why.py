@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from weft.lineage.dependence import EVERY_MODULE, Facts, read_facts
+from weft.lineage.accounts import Account, Reuse, TaskRow
+from weft.lineage.dependence import EVERY_MODULE, Facts, ran_really, read_facts
 from weft.lineage.errors import NotFound, UsageError, WeftError
+from weft.lineage.held_account import account_of
 from weft.lineage.ids import Pathspec, digest_to_text, parse_pathspec
-from weft.lineage.named_runs import NamedRun, find_run_told, find_runs_named, of_runs
+from weft.lineage.named_runs import NamedRun
 from weft.lineage.near_names import near
 
 if TYPE_CHECKING:
@@ -94,19 +95,14 @@ class _Task(NamedTuple):
     """A task that is there. `origin` is the task it stands for, where it was reused."""
 
     run: NamedRun
-    step: str
-    task_id: str
+    row: TaskRow
     status: str
     key: str | None
     origin: str | None
 
     @property
-    def place(self) -> _Place:
-        return (*self.run.key, self.step, self.task_id)
-
-    @property
     def pathspec(self) -> str:
-        return "/".join(self.place)
+        return f"{self.run.pathspec}/{self.row.step}/{self.row.task_id}"
 
 
 def explain(store: Answers, target: str) -> Why:
@@ -117,26 +113,26 @@ def explain(store: Answers, target: str) -> Why:
             f"{target} is no task. Write Flow/run/step/task; `weft show {target}` lists its steps."
         )
     assert spec.run_id is not None
-    # What takes longest is begun first, and what lies in files is copied in one go.
+    key = (spec.flow, spec.run_id)
+    # What takes longest is begun first, after the little that is asked first.
+    store.foresee([key], (), later=("run", "task"))
     store.foresee_states(("tasks",))
-    store.foresee([(spec.flow, spec.run_id)], (), later=("run", "task", *_FAMILIES))
-    newest = None if spec.task_id is None else _newest_before(store, spec)
-    runs = {(spec.flow, spec.run_id)} if newest is None else {(spec.flow, spec.run_id), newest[:2]}
-    store.foresee(runs, _FAMILIES)
-    placed = _placed(store, spec)
-    if spec.task_id is None:
-        newest = _newest_before(store, spec._replace(task_id=placed.task_id))
-    task, earlier = _with_earlier(store, placed, newest)
-    told = placed.told
+    store.foresee([key], (), later=_FAMILIES)
+    account = account_of(store, [key], ())
+    task = _named_task(store, account, spec)
+    told = _told_of(account, task)
+    place = _earlier_place(store, task, told)
+    account = account_of(store, {key, *(() if place is None else (place[:2],))}, _FAMILIES)
+    earlier = None if place is None else _task_at(account, place)
     # A reused task has the reads of its origin, and would have run with the code of its own run.
-    asked = [(task.origin or task.pathspec, _run_of(task.pathspec))]
+    asked = [(task.origin or task.pathspec, key)]
     if earlier is None:
-        (facts,) = read_facts(store, asked)
+        (facts,) = read_facts(account, asked)
         parts = [KeyPart(kind, name, "new", None, value) for (kind, name), value in facts.found.items()]
     else:
         there = earlier.origin or earlier.pathspec
-        facts, before = read_facts(store, [*asked, (there, _run_of(there))])
-        parts = _compared(store, before, facts, there, task.pathspec)
+        facts, before = read_facts(account, [*asked, (there, _run_of(there))])
+        parts = _compared(store, account, before, facts, there, task.pathspec)
     parts.sort(key=lambda part: (part.state == "equal", _KINDS.index(part.kind)))
     is_changed = any(part.state != "equal" for part in parts)
     is_forced = None if earlier is None else is_changed and task.status != "reused"
@@ -163,114 +159,96 @@ _Place = tuple[str, str, str, str]
 #: The families of events that tell what tasks depended on; those of runs and tasks come with every run.
 _FAMILIES = ("use", "other", "artifact")
 
-_COLUMNS = "flow, run_id, run_uid, raw_run_id, step, task_id, status, task_key, is_reused"
 
-
-class _Placed(NamedTuple):
-    """A task as its events name it; `told` is what was recorded as it was created."""
-
-    run: NamedRun
-    step: str
-    task_id: str
-    may_be_reused: bool
-    told: Mapping[str, Any]
-
-    @property
-    def place(self) -> _Place:
-        return (*self.run.key, self.step, self.task_id)
-
-
-def _placed(store: Answers, spec: Pathspec) -> _Placed:
+def _named_task(store: Answers, account: Account, spec: Pathspec) -> _Task:
     """The task that is named; a step of one task needs no more than the step."""
     assert spec.run_id is not None
     assert spec.step is not None
-    run = find_run_told(store, spec.flow, spec.run_id)
-    if run is not None and spec.task_id is not None:
-        placed = _told_of(store, run, spec.step, spec.task_id)
-        if placed is not None:
-            return placed
-    ids = [] if run is None else _task_ids(store, run, spec.step)
-    if run is None or not ids or spec.task_id is not None:
-        raise NotFound(_missing(store, spec, ids))
-    if len(ids) > 1:
+    run = account.runs([(spec.flow, spec.run_id)]).get((spec.flow, spec.run_id))
+    places = None if spec.task_id is None else {(spec.step, spec.task_id)}
+    rows = [] if run is None else [row for row in account.tasks([run], places) if row.step == spec.step]
+    rows = [row for row in rows if spec.task_id in (None, row.task_id)]
+    if run is None or not rows:
+        listed = [] if run is None else account.tasks([run])
+        raise NotFound(_missing(store, spec, _ids_of([row for row in listed if row.step == spec.step])))
+    if len(rows) > 1:
         step = f"{spec.flow}/{spec.run_id}/{spec.step}"
-        raise UsageError(f"Step {step} has {len(ids):,} tasks. Name one of them: {', '.join(ids[:5])}, ….")
-    placed = _told_of(store, run, spec.step, ids[0])
-    assert placed is not None, "it was listed"
-    return placed
+        shown = ", ".join(_ids_of(rows)[:5])
+        raise UsageError(f"Step {step} has {len(rows):,} tasks. Name one of them: {shown}, ….")
+    return _task_of(account, run, rows[0])
 
 
-def _told_of(store: Answers, run: NamedRun, step: str, task_id: str) -> _Placed | None:
-    condition, params = of_runs([run])
-    rows = store.rows(
-        "select kind, case when kind in ('task_created', 'task_reused') then payload end from told.task_events "
-        f"where {condition} and step = ? and task_id = ? order by time_us",
-        [*params, step, task_id],
-        about=[run.key],
-    )
-    if not rows:
-        return None
-    told = next((payload for _, payload in rows if payload is not None), "{}")
-    return _Placed(run, step, task_id, any(kind == "task_reused" for kind, _ in rows), json.loads(told))
+def _ids_of(rows: Iterable[TaskRow]) -> list[str]:
+    """The ids of tasks, in the order in which they were first told of."""
+
+    def order(row: TaskRow) -> tuple[int, bool, int, str]:
+        is_number = row.task_id.isdecimal()
+        return row.first_us, not is_number, int(row.task_id) if is_number else 0, row.task_id
+
+    return [row.task_id for row in sorted(rows, key=order)]
 
 
-def _task_ids(store: Answers, run: NamedRun, step: str) -> list[str]:
-    """The ids of the tasks of a step, in the order in which they were first told of."""
-    condition, params = of_runs([run])
-    rows = store.rows(
-        f"select task_id from told.task_events where {condition} and step = ? and task_id is not null "
-        "group by task_id order by min(time_us), try_cast(task_id as bigint), task_id",
-        [*params, step],
-        about=[run.key],
-    )
-    return [task_id for (task_id,) in rows]
+def _task_at(account: Account, place: _Place) -> _Task | None:
+    flow, run_id, step, task_id = place
+    for run in account.runs([(flow, run_id)]).values():
+        for row in account.tasks([run], {(step, task_id)}):
+            if (row.step, row.task_id) == (step, task_id):
+                return _task_of(account, run, row)
+    return None
 
 
-def _with_earlier(store: Answers, placed: _Placed, newest: _Place | None) -> tuple[_Task, _Task | None]:
-    """The task, and what it was compared with when it was created, else the newest finished one before it at its place."""
-    named = (placed.told.get("why") or {}).get("earlier")
-    if placed.may_be_reused:
-        named = _tasks(store, [placed.place])[placed.place].origin or named
+def _task_of(account: Account, run: NamedRun, row: TaskRow) -> _Task:
+    """A task, with what it stands for."""
+    if row.status != "reused":
+        return _Task(run, row, row.status, row.task_key, None)
+    for reuse in account.reuses([run]):
+        if (reuse.step, reuse.task_id) == (row.step, row.task_id):
+            origin = f"{reuse.origin_flow}/{reuse.origin_run_id}/{reuse.origin_step}/{reuse.origin_task_id}"
+            return _Task(run, row, row.status, row.task_key or _key_of_origin(account, reuse), origin)
+    return _Task(run, row, row.status, row.task_key, None)
+
+
+def _key_of_origin(account: Account, reuse: Reuse) -> str | None:
+    run = account.origin(reuse)
+    at = (reuse.origin_step or "", reuse.origin_task_id or "")
+    rows = [] if run is None else account.tasks([run], {at})
+    return next((row.task_key for row in rows if (row.step, row.task_id) == at), None)
+
+
+def _told_of(account: Account, task: _Task) -> dict[str, Any]:
+    """What was recorded as a task was created or reused."""
+    place = (task.row.step, task.row.task_id)
+    columns = ("time_us", "step", "task_id", "payload")
+    rows = account.events(("task_created", "task_reused"), columns, [task.run], places={place})
+    rows = [row for row in rows if row[1:3] == place and row[3] is not None]
+    found: dict[str, Any] = min(rows, key=lambda row: row[0])[3] if rows else {}
+    return found
+
+
+def _earlier_place(store: Answers, task: _Task, told: Mapping[str, Any]) -> _Place | None:
+    """What a task was compared with when it was created, else the newest finished one before it at its place."""
+    named = task.origin or (told.get("why") or {}).get("earlier")
     if named is None:
-        place = newest
-    else:
-        flow, _, rest = named.partition("/")
-        run_id, _, rest = rest.partition("/")
-        step, _, task_id = rest.partition("/")
-        place = (flow, run_id, step, task_id) if named.count("/") == 3 else None
-    found = _tasks(store, [placed.place] if place is None else [placed.place, place])
-    return found[placed.place], None if place is None else found.get(place)
+        return _newest_before(store, task)
+    parts = named.split("/")
+    if len(parts) != 4:
+        return None
+    flow, run_id, step, task_id = parts
+    return flow, run_id, step, task_id
 
 
-def _tasks(store: Answers, places: Sequence[_Place]) -> dict[_Place, _Task]:
-    """Tasks by their places; without those that are not there."""
-    about = {(flow, run_id) for flow, run_id, _, _ in places}
-    store.foresee(about, _FAMILIES)
-    columns = [sorted(set(names)) for names in zip(*places, strict=True)]
-    condition = " and ".join(
-        f"{column} in ({', '.join('?' for _ in names)})"
-        for column, names in zip(("flow", "run_id", "step", "task_id"), columns, strict=True)
-    )
-    rows = store.rows(
-        f"select {_COLUMNS} from fold.tasks where {condition}",
-        [name for names in columns for name in names],
-        about=about,
-    )
-    return {task.place: task for task in (_task(store, row) for row in rows) if task.place in places}
-
-
-def _newest_before(store: Answers, spec: Pathspec) -> _Place | None:
+def _newest_before(store: Answers, task: _Task) -> _Place | None:
     """The newest finished task of another run that was at the same place earlier."""
     # How a task came to its end does not depend on who lives.
-    told = ("state.tasks", "raw_run_id", "(t.is_reused or t.ended in ('succeeded', 'caught'))")
-    shown = ("fold.tasks", "run_id", "t.status in ('succeeded', 'caught', 'reused')")
+    told = ("state.tasks", "raw_run_id", "(is_reused or ended in ('succeeded', 'caught'))")
+    shown = ("fold.tasks", "run_id", "status in ('succeeded', 'caught', 'reused')")
     relation, run_id, is_done = shown if store.has_twins() else told
+    row = task.row
     rows = store.rows(
-        f"select t.flow, t.{run_id}, t.step, t.task_id from {relation} t join (select first_us, foreach_path from {relation} "
-        f"where flow = ? and {run_id} = ? and step = ? and task_id = ?) o on t.first_us < o.first_us "
-        f"and t.foreach_path is not distinct from o.foreach_path where t.flow = ? and t.step = ? and t.{run_id} <> ? "
-        f"and {is_done} order by t.first_us desc, t.{run_id} || '/' || t.step || '/' || t.task_id limit 1",
-        [*spec[:4], spec.flow, spec.step, spec.run_id],
+        f"select flow, {run_id}, step, task_id from {relation} where flow = ? and step = ? and {run_id} <> ? "
+        f"and foreach_path is not distinct from ? and first_us < ? and {is_done} "
+        f"order by first_us desc, {run_id} || '/' || step || '/' || task_id limit 1",
+        [task.run.flow, row.step, task.run.run_id, row.foreach_path, row.first_us],
         about=None,
     )
     return rows[0] if rows else None
@@ -293,17 +271,6 @@ def _missing(store: Answers, spec: Pathspec, task_ids: list[str]) -> str:
             noun = {"flow": "flow", "run_id": "run", "step": "step"}[column]
             return f"There is no {noun} {wanted} in {'/'.join(map(str, where.values())) or store.url}.{near(str(wanted), names)}"
     return f"There is no task {text}. `weft show {spec.flow}/{spec.run_id}` lists what there is."
-
-
-def _task(store: Answers, row: tuple[Any, ...]) -> _Task:
-    flow, run_id, uid, raw_run_id, step, task_id, status, key, is_reused = row
-    origin = None
-    if is_reused:
-        ((origin, key),) = store.rows(
-            "select origin_pathspec, task_key from tasks where flow = ? and run_id = ? and step = ? and task_id = ?",
-            [flow, run_id, step, task_id],
-        )
-    return _Task(NamedRun(flow, run_id, bytes(uid), raw_run_id), step, task_id, status, key, origin)
 
 
 def _reason(task: _Task, told: Mapping[str, Any], earlier: _Task | None, is_forced: bool | None) -> str:
@@ -329,7 +296,7 @@ def _run_of(task: str) -> tuple[str, str]:
 
 
 def _compared(
-    store: Answers, before: Facts, after: Facts, task_before: str, task_after: str
+    store: Answers, account: Account, before: Facts, after: Facts, task_before: str, task_after: str
 ) -> list[KeyPart]:
     parts: list[KeyPart] = []
     for kind, name in dict.fromkeys([*before.found, *after.found]):
@@ -346,9 +313,9 @@ def _compared(
     old_paths, new_paths = (
         {key: path for key, path in side.shown.items() if key in changed} for side in (before, after)
     )
-    values = _values(store, {*old_paths.values(), *new_paths.values()})
+    values = _values(account, {*old_paths.values(), *new_paths.values()})
     has_code = any(kind == "code" for kind, _ in changed)
-    texts = (_code_texts(store, task_before), _code_texts(store, task_after)) if has_code else ({}, {})
+    texts = tuple(_code_texts(store, account, task) if has_code else {} for task in (task_before, task_after))
     found = []
     for part in parts:
         key = (part.kind, part.name)
@@ -363,57 +330,43 @@ def _compared(
     return found
 
 
-_SAVED = "flow, run_id, run_uid, step, task_id, name, attempt, value"
-
-#: What tasks saved themselves, and parameters, as the view `artifacts` has it.
-_VALUES = f"""
-    select e.flow, e.run_id, e.step, e.task_id, e.name, e.value from (
-        select {_SAVED} from told.artifact_events where kind = 'artifact_saved' and {{0}}
-        union all select {_SAVED} from told.run_events where kind = 'parameter_set' and {{0}}
-    ) e anti join state.retried x on x.run_uid = e.run_uid and x.flow = e.flow and x.raw_run_id = e.run_id
-        and x.step = e.step and x.task_id = e.task_id and e.attempt < x.final_attempt"""
-
-
-def _values(store: Answers, pathspecs: Collection[str]) -> dict[str, str]:
+def _values(account: Account, pathspecs: Collection[str]) -> dict[str, str]:
     """Short values of artifacts, where they are recorded, by pathspec."""
-    if not pathspecs:
-        return {}
-    places = [path.split("/", 4) for path in pathspecs]
-    runs = {(flow, run_id) for flow, run_id, *_ in places}
-    found: dict[str, str | None] = {}
-    if not store.has_twins():
-        columns = [sorted(set(names)) for names in zip(*places, strict=True)]
-        condition = " and ".join(
-            f"{column} in ({', '.join('?' for _ in names)})"
-            for column, names in zip(("flow", "run_id", "step", "task_id", "name"), columns, strict=True)
-        )
-        params = [name for names in columns for name in names]
-        rows = store.rows(_VALUES.format(condition), params * 2, about=runs)
-        found.update(("/".join(place), value) for *place, value in rows)
-    # Those of reused tasks, and runs that are called another way than their events have it.
-    others = set(pathspecs) - found.keys()
-    if others:
-        found.update(
-            store.rows(
-                "select pathspec, value from artifacts where pathspec in (select unnest(?::VARCHAR[]))",
-                [sorted(others)],
-                about=runs,
-            )
-        )
-    return {
-        path: value
-        for path, value in found.items()
-        if path in pathspecs and value is not None and len(value) <= _VALUE_SHOWN
-    }
+    parts = [path.split("/", 4) for path in pathspecs]
+    runs = account.runs({(flow, run_id) for flow, run_id, *_ in parts})
+    places = [
+        (runs[flow, run_id], step, task_id)
+        for flow, run_id, step, task_id, _ in parts
+        if (flow, run_id) in runs
+    ]
+    ran = ran_really(account, places)
+    values: dict[tuple[bytes, str, str, str], str | None] = {}
+    attempts = {(run.uid, step, task_id): last for (run, step, task_id), last in ran.values()}
+    at = {(step, task_id) for (_, step, task_id), _ in ran.values()}
+    for kind in ("artifact_saved", "parameter_set"):
+        columns = ("run_uid", "step", "task_id", "name", "attempt", "value")
+        for uid, step, task_id, name, attempt, value in account.events(
+            (kind,), columns, {run for (run, _, _), _ in ran.values()}, places=at
+        ):
+            if (attempt or 0) >= (attempts.get((uid, step, task_id)) or 0):
+                values[uid, step, task_id, name] = value
+    found = {}
+    for place, ((run, step, task_id), _) in ran.items():
+        shown = f"{place[0].pathspec}/{place[1]}/{place[2]}/"
+        for path in pathspecs:
+            value = values.get((run.uid, step, task_id, path.removeprefix(shown)))
+            if path.startswith(shown) and value is not None and len(value) <= _VALUE_SHOWN:
+                found[path] = value
+    return found
 
 
-def _code_texts(store: Answers, task: str) -> dict[tuple[str, str], str]:
+def _code_texts(store: Answers, account: Account, task: str) -> dict[tuple[str, str], str]:
     """The text of each function and statement of a run's code snapshot, by file and name."""
     from weft.lineage.code_units import units_of
     from weft.lineage.comparison import read_code
 
     key = _run_of(task)
-    run = find_runs_named(store, [key]).get(key)
+    run = account.runs([key]).get(key)
     if run is None or run.code_digest is None:
         return {}
     try:
@@ -423,9 +376,7 @@ def _code_texts(store: Answers, task: str) -> dict[tuple[str, str], str]:
     return {place: unit.text for place, unit in units_of(files).items()}
 
 
-def _code_diff(
-    texts: tuple[dict[tuple[str, str], str], dict[tuple[str, str], str]], label: str
-) -> str | None:
+def _code_diff(texts: Iterable[dict[tuple[str, str], str]], label: str) -> str | None:
     from difflib import unified_diff
 
     path, _, name = label.partition(":")

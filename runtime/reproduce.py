@@ -11,11 +11,11 @@ import sys
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
+from weft.lineage.accounts import ViewAccount
 from weft.lineage.comparison import read_code
 from weft.lineage.errors import NotFound, UsageError, WeftError
 from weft.lineage.external import fingerprint
 from weft.lineage.ids import digest_to_text
-from weft.lineage.named_runs import find_run_named
 from weft.lineage.pairs import RunFacts
 from weft.lineage.run_facts import read_run_facts
 from weft.lineage.serializers import is_pickle
@@ -64,9 +64,8 @@ def make_recipe(store: Answers, flow: str, run_id: str, is_trusted: bool) -> Rec
     Raises: NotFound when the code is not in the store; UsageError when a parameter is a pickle and `is_trusted` is
     not given.
     """
-    named = find_run_named(store, flow, run_id)
-    assert named is not None, "it was found before"
-    (run,) = read_run_facts(store, [named])
+    account = ViewAccount(store)
+    (run,) = read_run_facts(account, list(account.runs([(flow, run_id)]).values()))
     if run.code_digest is None or run.graph is None:
         raise NotFound(
             f"{run.pathspec} has recorded no code. Only runs made by weft from a file can be reproduced."

@@ -1,0 +1,143 @@
+"""Events of a few runs in the memory of this program, for questions that Python answers sooner than SQL is planned."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from typing import Any
+
+from weft.lineage.copying import Found, Wanted, fetch_together
+from weft.lineage.run_demands import RunKey
+from weft.lineage.run_files import condition_of, files_of, recorded
+from weft.lineage.schema import COLUMNS, FAMILIES, Event, family_of
+from weft.lineage.sources import Sealed, SealedFile
+from weft.lineage.upcast import upcast
+
+__all__ = ["HeldEvents", "TooMany"]
+
+#: So many events are held at most. Of more SQL tells sooner.
+_EVENTS_MAX = 4_000
+
+#: Files that are read by the names of their columns: of more each is planned by itself.
+_BY_NAMES_MAX = 2
+
+_NAMES = [column.name for column in COLUMNS]
+
+
+class TooMany(Exception):
+    """The runs have more events than are held."""
+
+
+class HeldEvents:
+    """The events of runs as they were recorded, with those of the runs that their reused tasks are from.
+
+    `prove` is called with the paths of files before their rows are believed; `connect` gives a connection to read
+    them with. Events later than `as_of_us` are left out. Without `places` any file may hold events of any run.
+    """
+
+    def __init__(
+        self,
+        sealed: Sealed,
+        tail: Sequence[Event],
+        places: Sequence[bytes],
+        prove: Callable[[Iterable[str]], None],
+        connect: Callable[[], Any],
+        as_of_us: int | None,
+    ) -> None:
+        self._sealed = sealed
+        self._tail = tail
+        self._places = places
+        self._prove = prove
+        self._connect = connect
+        self._as_of_us = as_of_us
+        self._events: dict[str, list[Event]] = {}
+        #: The runs whose events are held, by family.
+        self._read: dict[str, set[RunKey]] = {}
+        self._files: dict[RunKey, list[SealedFile]] = {}
+        self._counts: dict[RunKey, int] = {}
+
+    def hold(self, runs: Iterable[RunKey], families: Collection[str]) -> list[Event]:
+        """The events of these runs and families, and at least of those of runs and tasks, in no order.
+
+        Raises: TooMany; DuckDB's errors; what `prove` raises.
+        """
+        wanted = recorded(runs)
+        families = {"run", "task", *families}
+        self._need(wanted, families)
+        wanted |= _origins_of(self._events["task"], wanted)
+        self._need(wanted, families)
+        return [event for event in self.at_hand(families) if (event.flow, event.run_id) in wanted]
+
+    def at_hand(self, families: Iterable[str]) -> Iterator[Event]:
+        """What is held of some families."""
+        return (event for family in families for event in self._events.get(family, ()))
+
+    def _need(self, runs: Collection[RunKey], families: Collection[str]) -> None:
+        """Read what is not held yet of some runs and families."""
+        missing = {
+            family: new
+            for family in FAMILIES
+            if family in families and (new := set(runs) - self._read.get(family, set()))
+        }
+        self._look_up({run for new in missing.values() for run in new})
+        files = {family: self._files_of(family, new) for family, new in missing.items()}
+        self._prove(file.path for of_family in files.values() for file in of_family)
+        wanted = {
+            family: _wanted(family, files[family], new) for family, new in missing.items() if files[family]
+        }
+        found = fetch_together(self._connect(), list(wanted.values())) if wanted else []
+        for family, rows in zip(wanted, found, strict=True):
+            self._keep(family, _events_of(rows))
+        mine = [event for event in self._tail if missing and (event.flow, event.run_id) in runs]
+        for family, new in missing.items():
+            self._keep(family, (e for e in mine if family_of(e.kind) == family and (e.flow, e.run_id) in new))
+            self._read.setdefault(family, set()).update(new)
+        if sum(map(len, self._events.values())) > _EVENTS_MAX:
+            raise TooMany
+
+    def _look_up(self, runs: Iterable[RunKey]) -> None:
+        """Find the files of runs, and how many events these have. Raises: TooMany."""
+        for run in runs:
+            if run not in self._files:
+                self._files[run], self._counts[run] = files_of(run, self._places, self._sealed)
+        if sum(self._counts.values()) > _EVENTS_MAX:
+            raise TooMany
+
+    def _files_of(self, family: str, runs: Iterable[RunKey]) -> list[SealedFile]:
+        found = (file for run in sorted(runs) for file in self._files[run] if file.family == family)
+        return list(dict.fromkeys(found))
+
+    def _keep(self, family: str, events: Iterable[Event]) -> None:
+        until_us = self._as_of_us
+        self._events.setdefault(family, []).extend(
+            event for event in events if until_us is None or event.time_us <= until_us
+        )
+
+
+def _wanted(family: str, files: Sequence[SealedFile], runs: Iterable[RunKey]) -> Wanted:
+    is_plain = len(files) <= _BY_NAMES_MAX and not any(file.only for file in files)
+    source = Sealed(tuple(files)).select(family)
+    assert source is not None, "there are files"
+    paths = [file.path for file in files] if is_plain else []
+    return Wanted(_NAMES, paths, source, condition_of(runs), _EVENTS_MAX + 1)
+
+
+def _events_of(found: Found) -> Iterator[Event]:
+    """Rows of the log as events of today's versions."""
+    for row in found.rows:
+        told = dict(zip(found.columns, row, strict=True))
+        if told.get("payload") is not None:
+            told["payload"] = json.loads(told["payload"])
+        yield upcast(Event(**told))
+
+
+def _origins_of(events: Iterable[Event], runs: Collection[RunKey]) -> set[RunKey]:
+    """The runs that reused tasks of some runs are from."""
+    return {
+        (event.producer_flow, event.producer_run_id)
+        for event in events
+        if event.kind == "task_reused"
+        and (event.flow, event.run_id) in runs
+        and event.producer_flow is not None
+        and event.producer_run_id is not None
+    }
