@@ -33,7 +33,7 @@ class HeldAccount:
 
     def __init__(self, store: Answers, families: Collection[str]) -> None:
         self._store = store
-        self._families = families
+        self._families = {"run", "task", *families}
         self._views = ViewAccount(store)
         self._held: set[RunKey] = set()
         self._runs: dict[RunKey, RunState] = {}
@@ -45,9 +45,6 @@ class HeldAccount:
         wanted = set(runs)
         if not wanted <= self._held:
             everything = self._held | wanted
-            # Of runs that share a pathspec the views know how they are called.
-            if any("~" in run_id for _, run_id in wanted):
-                return False
             found = self._store.held(everything, self._families)
             if found is None or not self._take(found):
                 return False
@@ -96,7 +93,8 @@ class HeldAccount:
         digests: Collection[bytes] | None = None,
     ) -> list[tuple[Any, ...]]:
         runs = list(runs)
-        if not self.holds(run.key for run in runs):
+        is_told = family_of(kinds[0]) in self._families and self.holds(run.key for run in runs)
+        if not is_told:
             return self._views.events(kinds, columns, runs, places=places, digests=digests)
         uids = {run.uid for run in runs}
         taken = [Event._fields.index(column) for column in columns]

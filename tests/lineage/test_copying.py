@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from weft.lineage.copying import Copy, copy_together, insert_rows
+from weft.lineage.copying import Copy, Wanted, copy_together, fetch_together, insert_rows
 
 TYPES = {"a": "BIGINT", "b": "VARCHAR"}
 BY_IDS = (
@@ -66,6 +66,35 @@ def test_field_ids_bind_what_has_another_name(connection: duckdb.DuckDBPyConnect
     assert copy_together(connection, [copied("raw.x", renamed)]) == 1
     assert copy_together(connection, [copied("raw.x", renamed, "a = 5")]) == 1
     assert connection.execute("from raw.x").fetchall() == [(5, "x")] * 2
+
+
+def test_rows_are_fetched_by_names_and_where_a_name_is_another_by_field_ids(
+    connection: duckdb.DuckDBPyConnection, tmp_path: Path
+) -> None:
+    plain = written(tmp_path / "plain.parquet", b=(2, ["x", "y"]), a=(1, [1, 2]))
+    few = written(tmp_path / "few.parquet", b=(2, ["x"]))
+    renamed = written(tmp_path / "renamed.parquet", was_a=(1, [5]), b=(2, ["z"]))
+    wanted = [
+        Wanted(TYPES, [path], BY_IDS.format(path), condition, 2)
+        for path, condition in (
+            (plain, "true"),
+            (few, "true"),
+            (few, "a is null"),
+            (renamed, "true"),
+            (renamed, "a = 5"),
+            (plain, "b = 'y'"),
+        )
+    ]
+    found = fetch_together(connection, wanted)
+    assert [(one.columns, one.rows) for one in found] == [
+        (["b", "a"], [("x", 1), ("y", 2)]),
+        (["b"], [("x",)]),
+        (["a", "b"], [(None, "x")]),
+        (["a", "b"], [(5, "z")]),
+        (["a", "b"], [(5, "z")]),
+        (["b", "a"], [("y", 2)]),
+    ]
+    assert [len(one.rows) for one in fetch_together(connection, [wanted[0]._replace(limit=1)])] == [1]
 
 
 @pytest.mark.parametrize("place", [0, 1, 2])

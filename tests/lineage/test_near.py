@@ -110,6 +110,42 @@ def test_a_flipped_byte_in_a_file_that_is_needed_is_named(story: Story) -> None:
             store.sql(ARTIFACTS, flow="Plain", run_id="2")
 
 
+def test_comparing_runs_reads_no_file_of_others(story: Story) -> None:
+    with story.store() as store:
+        expected = store.diff("Plain/2", "Plain/4").document()
+    for number in (1, 3):
+        flip_all(story, files_of(story, number))
+    with story.store() as store:
+        assert store.diff("Plain/2", "Plain/4").document() == expected
+        assert files_proven(store) == {path for number in (0, 2, 4) for path in files_of(story, number)}
+
+
+@pytest.mark.parametrize("number", [0, 2, 4])
+@pytest.mark.parametrize("family", ["run", "task", "artifact"])
+def test_a_flipped_byte_where_runs_are_compared_is_named(story: Story, number: int, family: str) -> None:
+    """Of both runs, and of the one that a reused task is from."""
+    harmed = [path for path in files_of(story, number) if f"/{family}/" in path]
+    flip_all(story, harmed)
+    with story.store() as store:
+        for _ in range(2):
+            if harmed:
+                with pytest.raises(StoreDamaged, match="its bytes are others"):
+                    store.diff("Plain/2", "Plain/4")
+            # The others are compared all the same.
+            assert store.diff("Plain/1", "Plain/3").differences
+
+
+def test_what_comes_later_is_compared_beside_what_was_held(story: Story) -> None:
+    run = RunRef(bytes([2]) * 16, "Plain", "2")
+    with story.store() as store:
+        assert len(store.diff("Plain/1", "Plain/2").artifacts) == 1
+        story.tell(
+            kinds.task_created(run.task("end", "2"), (), (), None),
+            kinds.artifact_saved(run.task("end", "2"), 0, "y", story.content(7)),
+        )
+        assert len(store.diff("Plain/1", "Plain/2").artifacts) == 2
+
+
 def test_a_reused_task_shows_what_its_origin_saved(story: Story) -> None:
     for number in (1, 2, 3):
         flip_all(story, files_of(story, number))

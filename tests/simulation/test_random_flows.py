@@ -11,6 +11,10 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import pytest
 
+from tests.lineage.test_accounts import FAMILIES, both
+from weft.lineage.held_account import HeldAccount
+from weft.lineage.store import open_store
+
 if TYPE_CHECKING:
     from tests.conftest import Project, Run
 
@@ -267,6 +271,11 @@ def _check(project: Project, seed: int, isolation: str) -> None:
     resumed = project.resume()
     assert set(resumed.statuses.values()) == {"reused"}
     assert len(resumed.tasks) == len(run.tasks)
+    with open_store(str(project.store)) as store:
+        names = [(r.state.flow, r.run_id) for r in (run, resumed)]
+        assert HeldAccount(store, FAMILIES).holds(names)
+        by_views, by_held = both(store, names)
+    assert by_held == by_views, f"replay with WEFT_TEST_SEED={seed}"
 
 
 @pytest.mark.parametrize("seed", _SEEDS_INLINE)

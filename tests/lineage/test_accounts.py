@@ -1,0 +1,273 @@
+"""Both accounts of runs, by SQL and by Python over held events, tell the same; and each is asked when it should be."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Collection
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tests.lineage.conftest import Story
+from tests.lineage.test_named_runs import tell_many
+from tests.lineage.test_views import histories, views_of
+from weft.lineage import events as kinds
+from weft.lineage import held
+from weft.lineage.accounts import Account, RunKey, ViewAccount
+from weft.lineage.checkpointing import refresh_checkpoint
+from weft.lineage.events import Content, Level, RunRef
+from weft.lineage.held_account import HeldAccount, account_of
+from weft.lineage.ids import Pathspec
+from weft.lineage.log import EventLog
+from weft.lineage.named_runs import NamedRun
+from weft.lineage.schema import KINDS, Event
+from weft.lineage.store import Store
+
+FAMILIES = ("artifact", "use", "other")
+COLUMNS = ("writer", "seq", "run_uid", "step", "task_id", "name", "digest", "value", "item_index", "payload")
+
+
+def told_by(account: Account, runs: Collection[NamedRun]) -> dict[str, Any]:
+    """All that an account says of some runs."""
+    tasks, reuses = account.tasks(runs), account.reuses(runs)
+    found: dict[str, Any] = {
+        "runs": account.runs([run.key for run in runs]),
+        "tasks": sorted(map(repr, tasks)),
+        "reuses": sorted(map(repr, reuses)),
+        "origins": sorted(repr(account.origin(reuse)) for reuse in reuses),
+        "places": sorted(
+            repr(row)
+            for row in account.tasks(runs, {("fit", "1")})
+            if (row.step, row.task_id) == ("fit", "1")
+        ),
+    }
+    for kind in KINDS:
+        rows = account.events((kind,), COLUMNS, runs)
+        found[kind] = sorted(map(repr, rows))
+        digests = {row[6] for row in rows[:1] if row[6] is not None}
+        found[f"{kind} of a digest"] = sorted(
+            map(repr, account.events((kind,), COLUMNS, runs, digests=digests))
+        )
+    return found
+
+
+class Told:
+    """An open store, as far as accounts ask it, over a list of events."""
+
+    def __init__(self, events: list[Event]) -> None:
+        self._events = events
+        self._views = views_of(events)
+
+    def rows(self, query: str, params: Any = None, about: object = ()) -> list[tuple[Any, ...]]:
+        return self._views.rows(query, params)
+
+    def held(self, about: Collection[tuple[str, str]], families: Collection[str]) -> list[Event]:
+        return list(self._events)
+
+
+@st.composite
+def fuller(draw: st.DrawFn) -> list[Event]:
+    """Events of a few runs, with what tasks saved and read, in any order."""
+    events = draw(histories())
+    tasks = {(e.run_uid, e.flow, e.run_id, e.step, e.task_id) for e in events if e.task_id is not None}
+    told = []
+    for uid, flow, run_id, step, task_id in sorted(tasks):
+        task = RunRef(uid or b"", flow or "", run_id or "").task(step or "", task_id or "")
+        for _ in range(draw(st.integers(0, 2))):
+            attempt, number = draw(st.integers(0, 2)), draw(st.integers(0, 1))
+            content = Content(bytes([number]) * 32, 3, "int", "plain/1", str(number), 1.0, b"x")
+            origin = Pathspec("Hello", "0", "start", "0")
+            told += [
+                kinds.artifact_saved(task, attempt, "x", content),
+                kinds.artifact_used(
+                    task, attempt, "x", content.digest, origin, draw(st.sampled_from((None, 2)))
+                ),
+                kinds.task_created(task, (), (Level(task.step, "xs", number, 2, "0"),), content),
+                kinds.attempt_succeeded(
+                    task, attempt, {"next": [], "task_key": f"key {number}"}, {"duration_s": number + 0.3}
+                ),
+            ]
+    return events + [
+        event._replace(writer=b"c" * 16, seq=seq, time_us=draw(st.integers(1, 9)) * 1_000_000)
+        for seq, event in enumerate(told)
+    ]
+
+
+@settings(max_examples=40, deadline=None)
+@given(fuller(), st.sampled_from(("0", "0, 1", "0, 1, 2")), st.randoms(use_true_random=False))
+def test_both_accounts_tell_the_same(events: list[Event], ended: str, order: random.Random) -> None:
+    events += [
+        kinds.run_ended(RunRef(bytes([int(number)]) * 16, "Hello", number), "failed")._replace(
+            writer=b"e" * 16, seq=0, time_us=9_000_000
+        )
+        for number in ended.split(", ")
+        if any(event.run_id == number for event in events)
+    ]
+    order.shuffle(events)
+    store: Any = Told(events)
+    account, views = HeldAccount(store, (*FAMILIES, "console")), ViewAccount(store)
+    names = sorted({(e.flow or "", e.run_id or "") for e in events})
+    has_ended = {event.run_id for event in events if KINDS[event.kind].fact == "run_end"}
+    assert account.holds(names) is (len(has_ended) == len(names))
+    runs = list(views.runs(names).values())
+    assert told_by(account, runs) == told_by(views, runs)
+
+
+def is_held(store: Store, *run_ids: str) -> bool:
+    account = account_of(store, [("F", run_id) for run_id in run_ids], FAMILIES)
+    return isinstance(account, HeldAccount)
+
+
+def both(store: Store, names: Collection[RunKey]) -> list[dict[str, Any]]:
+    """What each account says of runs, the views first."""
+    views = ViewAccount(store)
+    runs = list(views.runs(names).values())
+    assert len(runs) == len(names)
+    return [told_by(account, runs) for account in (views, HeldAccount(store, FAMILIES))]
+
+
+def _as_told(story: Story) -> None:
+    """All in journals."""
+
+
+def _seal(story: Story) -> None:
+    story.next_journal()
+    EventLog(story.storage).seal(force=True, grace_s=0)
+
+
+def _seal_and_go_on(story: Story) -> None:
+    _seal(story)
+    story.end(story.run("F", "6"))
+
+
+SHAPES: dict[str, Callable[[Story], None]] = {
+    "journals": _as_told,
+    "segments": _seal,
+    "both": _seal_and_go_on,
+}
+
+
+@pytest.fixture(params=SHAPES)
+def shaped(request: pytest.FixtureRequest, story: Story) -> Story:
+    tell_many(story)
+    SHAPES[request.param](story)
+    return story
+
+
+@pytest.mark.parametrize("copied_bytes", [0, 1 << 20])
+def test_runs_that_ended_and_share_no_name_are_held(
+    shaped: Story, copied_bytes: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("weft.lineage.event_tables.COPIED_BYTES_MAX", copied_bytes)
+    alone = shaped.run("F", "5")
+    task = shaped.task(alone, "a", "1", x=1)
+    shaped.end(alone)
+    reusing = shaped.run("F", "7", origin_run_id="5")
+    shaped.reuse(reusing, task)
+    shaped.end(reusing, "failed")
+    refresh_checkpoint(shaped.storage, EventLog(shaped.storage))
+    with shaped.store() as store:
+        # Twins, one that reuses a task of a twin, one that goes on, one that is not there.
+        for run_id in ("1", "1~2", "2", "3", "4", "9"):
+            assert not is_held(store, run_id)
+        assert is_held(store, "5")
+        assert is_held(store, "7")
+        assert is_held(store, "5", "7")
+        assert not is_held(store, "5", "3")
+        by_views, by_held = both(store, [("F", "5"), ("F", "7")])
+        assert by_held == by_views
+        by_views, by_held = both(store, [("F", run_id) for run_id in ("1", "1~2", "2", "3", "4")])
+        assert by_held == by_views
+
+
+def test_runs_with_many_events_are_told_of_by_views(story: Story, monkeypatch: pytest.MonkeyPatch) -> None:
+    first = story.run("F", "1")
+    for number in range(9):
+        story.task(first, "a", str(number), x=number)
+    story.end(first)
+    second = story.run("F", "2")
+    story.task(second, "a", "1", x=1)
+    story.end(second)
+    monkeypatch.setattr(held, "_EVENTS_MAX", 12)
+    with story.store() as store:
+        for _ in range(2):
+            assert not is_held(store, "1")
+            assert is_held(store, "2")
+        assert not is_held(store, "1", "2")
+        account = HeldAccount(store, FAMILIES)
+        assert account.holds([("F", "2")])
+        # Beyond what can be held the views answer.
+        assert [run.run_id for run in account.runs([("F", "1"), ("F", "2")]).values()] == ["1", "2"]
+        (run,) = account.runs([("F", "1")]).values()
+        assert len(account.tasks([run])) == 9
+
+
+def test_what_comes_later_is_told_by_an_account_made_later(story: Story) -> None:
+    run = story.run("F", "1")
+    story.end(run)
+    with story.store() as store:
+        account = account_of(store, [("F", "1")], FAMILIES)
+        assert account.tasks(account.runs([("F", "1")]).values()) == []
+        story.task(run, "a", "1", x=1)
+        account = account_of(store, [("F", "1")], FAMILIES)
+        assert len(account.tasks(account.runs([("F", "1")]).values())) == 1
+
+
+def test_what_was_not_known_at_a_moment_is_not_held(story: Story) -> None:
+    run = story.run("F", "1")
+    story.end(run)
+    with story.store() as store:
+        ((now,),) = store.rows("select max(occurred_at) from events")
+    story.task(run, "a", "1", x=1)
+    for seal in (False, True):
+        if seal:
+            _seal(story)
+        with story.store(as_of=f"{now.isoformat()}Z") as store:
+            account = account_of(store, [("F", "1")], FAMILIES)
+            assert isinstance(account, HeldAccount)
+            assert account.tasks(account.runs([("F", "1")]).values()) == []
+
+
+def test_a_family_that_was_not_asked_for_is_told_by_views(story: Story) -> None:
+    run = story.run("F", "1")
+    story.task(run, "a", "1", x=1)
+    story.end(run)
+    with story.store() as store:
+        account = HeldAccount(store, ())
+        assert account.holds([("F", "1")])
+        runs = list(account.runs([("F", "1")]).values())
+        assert account.events(("artifact_saved",), ("name",), runs) == [("x",)]
+
+
+def test_runs_that_are_held_one_after_the_other_are_held_once(story: Story) -> None:
+    for run_id in ("1", "2"):
+        run = story.run("F", run_id)
+        story.task(run, "a", "1", x=1)
+        story.end(run)
+    for seal in (False, True):
+        if seal:
+            _seal(story)
+        with story.store() as store:
+            assert store.held([("F", "1")], ()) is not None
+            assert store.held([("F", "1")], ("artifact",)) is not None
+            told = store.held([("F", "1"), ("F", "2")], FAMILIES)
+            assert told is not None
+            assert sorted(event.seq for event in told) == list(range(len(told)))
+            assert len(told) == len(store.rows("from events")) - seal
+
+
+def test_events_of_old_versions_are_held_as_of_today(story: Story) -> None:
+    run = story.run("F", "1")
+    story.tell(kinds.run_ended(run, "lost", {"error_message": "as version 1 said it"})._replace(version=1))
+    for seal in (False, True):
+        if seal:
+            _seal(story)
+        with story.store() as store:
+            told = store.held([("F", "1")], ()) or []
+            (lost,) = [event for event in told if event.kind == "run_lost"]
+            assert (lost.version, lost.payload) == (
+                2,
+                {"error_message": "as version 1 said it", "writer": None, "last_seq": None},
+            )
