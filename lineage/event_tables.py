@@ -64,9 +64,37 @@ class EventTables:
         #: How many events were put into memory, and whether there are any of a kind.
         self._events = 0
         self._has_kind: dict[str, bool] = {}
-        self.connection = connection or connect(spill_folder)
-        #: For statements over few events; made before the connection is fenced, as it is a setting.
-        self._quick = quick or unoptimized(self.connection)
+        self._spill_folder = spill_folder
+        self._opened_connection = connection
+        self._quick_connection = quick
+
+    @property
+    def connection(self) -> Any:
+        """The connection, with all that statements expect to be there."""
+        if self._quick_connection is None:
+            try:
+                # For statements over few events; made before the connection is fenced, as it is a setting.
+                self._quick_connection = unoptimized(self.bare_connection())
+                self._set_up()
+            except BaseException:
+                # What is there by halves is made anew.
+                self._opened_connection = self._quick_connection = None
+                raise
+        return self._opened_connection
+
+    def bare_connection(self) -> Any:
+        """The connection as it was opened: what reads files alone need not wait for more."""
+        if self._opened_connection is None:
+            self._opened_connection = connect(self._spill_folder)
+        return self._opened_connection
+
+    @property
+    def _quick(self) -> Any:
+        _ = self.connection
+        return self._quick_connection
+
+    def _set_up(self) -> None:
+        """Make what statements expect in a new database."""
 
     def _take(self, events: Iterable[Event]) -> list[Event]:
         """Keep events for when a query needs them; gives those that are not too late."""

@@ -76,7 +76,14 @@ class Folds(EventTables):
         #: What was found to be so or not, and the SQL of the views of believed events.
         self._found: dict[str, bool] = {}
         self._told: dict[str, str] = {}
-        has_dirty = is_building or self._folded is not None
+        if connection is not None:
+            self._make_schemas()
+
+    def _set_up(self) -> None:
+        self._make_schemas()
+
+    def _make_schemas(self) -> None:
+        has_dirty = self._is_building or self._folded is not None
         self.connection.execute(_SCHEMAS + _DIRTY_TABLES if has_dirty else _SCHEMAS)
 
     def add(self, events: Iterable[Event]) -> None:

@@ -120,7 +120,7 @@ class RoutedViews(Views):
                 self._tail,
                 [] if self._is_small else self._read_places(),
                 self.prove_files,
-                lambda: self.connection,
+                self.bare_connection,
                 self._as_of_us,
             )
             try:

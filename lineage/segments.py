@@ -44,6 +44,8 @@ __all__ = [
 
 ROW_GROUP_ROWS = 32_768
 _ZSTD_LEVEL = 1
+#: DuckDB passes over pages without a row that is asked for: of one run it then unpacks a few pages, not row groups.
+_PAGE_ROWS = 4_096
 _BLOOM_FALSE_POSITIVES = 0.01
 
 #: Every value is its own: a dictionary would only cost.
@@ -239,11 +241,11 @@ def _writer_options(names: list[str], row_count: int) -> dict[str, Any]:
         # Our readers prove whole files; page checksums let `weft verify` name the place of damage.
         "write_page_checksum": True,
     }
-    # Bloom filters came to pyarrow late; without them only the search for a digest is slower.
-    if (
-        "digest" in names
-        and "bloom_filter_options" in inspect.signature(pq.ParquetWriter.__init__).parameters
-    ):
+    # Both came to pyarrow late; without them only questions about a run, or a digest, take longer.
+    known = inspect.signature(pq.ParquetWriter.__init__).parameters
+    if "max_rows_per_page" in known:
+        options["max_rows_per_page"] = options["write_batch_size"] = _PAGE_ROWS
+    if "digest" in names and "bloom_filter_options" in known:
         distinct = min(row_count, ROW_GROUP_ROWS)
         options["bloom_filter_options"] = {"digest": {"ndv": distinct, "fpp": _BLOOM_FALSE_POSITIVES}}
     return options

@@ -77,7 +77,6 @@ class Views(Folds):
         quick: Any = None,
     ) -> None:
         super().__init__(sealed, as_of_us, prove, spill_folder, connection=connection, quick=quick)
-        self._engine = load_engine()
         self._watch = watch
         #: Who was known to live when that was looked up last, and when it is to be looked up again, in s.
         self.liveness: dict[bytes, bool] = {}
@@ -86,8 +85,15 @@ class Views(Folds):
         self._shown: dict[str, str] = {}
         self._discarded: list[Kept] = []
         self._trees: dict[str, Any] = {}
-        if connection is None:
-            fence.shut(self.connection, [*sealed.paths, *readable])
+        self._readable = readable
+
+    def _set_up(self) -> None:
+        super()._set_up()
+        fence.shut(self.connection, [*self._sealed.paths, *self._readable])
+
+    @property
+    def _engine(self) -> Any:
+        return load_engine()
 
     def add(self, events: Iterable[Event]) -> None:
         super().add(events)
