@@ -35,15 +35,17 @@ class HeldAccount:
         self._store = store
         self._families = {"run", "task", *families}
         self._views = ViewAccount(store)
+        #: The runs that were asked for; beside these, those that their reused tasks are from are here.
         self._held: set[RunKey] = set()
         self._runs: dict[RunKey, RunState] = {}
         self._by_kind: dict[str, list[Event]] = {}
         self._by_task: dict[tuple[bytes | None, str, str], list[Event]] = {}
 
-    def holds(self, runs: Iterable[RunKey]) -> bool:
-        """Whether runs are there and told of from here; their events are fetched where they are not here yet."""
+    def holds(self, runs: Iterable[RunKey], *, with_origins: bool = False) -> bool:
+        """Whether runs are there and told of from here, or these and those their reused tasks are from; events are
+        fetched where they are not here yet."""
         wanted = set(runs)
-        if not wanted <= self._held:
+        if not wanted <= self._held and (with_origins or not wanted <= self._runs.keys()):
             everything = self._held | wanted
             found = self._store.held(everything, self._families)
             if found is None or not self._take(found):
@@ -70,7 +72,7 @@ class HeldAccount:
 
     def reuses(self, runs: Iterable[NamedRun]) -> list[Reuse]:
         runs = list(runs)
-        if not self.holds(run.key for run in runs):
+        if not self.holds((run.key for run in runs), with_origins=True):
             return self._views.reuses(runs)
         return [
             self._reuse(run.uid, task.reused)

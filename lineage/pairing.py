@@ -52,6 +52,8 @@ class _Collector:
     def __init__(self, account: Account, a: NamedRun, b: NamedRun) -> None:
         self._account = account
         self._runs = (a, b)
+        #: Both, or the one that they are.
+        self._distinct = list({run.uid: run for run in (a, b)}.values())
         #: The runs that reused tasks are from.
         self._origins: dict[bytes, NamedRun] = {}
         #: The last attempt of each task that was tried again.
@@ -76,7 +78,7 @@ class _Collector:
     @property
     def _all_runs(self) -> dict[bytes, NamedRun]:
         """Both runs and those that reused tasks are from, by uid."""
-        return {**self._origins, **{run.uid: run for run in self._runs}}
+        return {**self._origins, **{run.uid: run for run in self._distinct}}
 
     def _by_side(self, rows: list[tuple[Any, ...]]) -> Iterator[tuple[Any, ...]]:
         """Rows that begin with the uid of their run, a step and a task id, each with its side instead of the uid;
@@ -92,7 +94,7 @@ class _Collector:
 
     def _tasks(self) -> Iterable[tuple[Any, ...]]:
         """Side, step, id, place in a foreach, status, and seconds of each task."""
-        rows = self._account.tasks(list({run.uid: run for run in self._runs}.values()))
+        rows = self._account.tasks(self._distinct)
         self._note_retried(rows)
         took = self._follow_reused() if any(row.status == "reused" for row in rows) else {}
         told = []
@@ -110,12 +112,12 @@ class _Collector:
 
     def _follow_reused(self) -> dict[_Ran, float | None]:
         """Note what reused tasks stand for; gives how long that took, by the reused task."""
-        self._reused = self._account.reuses(list({run.uid: run for run in self._runs}.values()))
+        self._reused = self._account.reuses(self._distinct)
         for reuse in self._reused:
             if reuse.origin_uid is not None:
                 flow, run_id = reuse.origin_flow or "", reuse.origin_run_id or ""
                 self._origins[reuse.origin_uid] = NamedRun(flow, run_id, reuse.origin_uid, run_id)
-        rows = self._account.tasks(list(self._origins.values()))
+        rows = self._account.tasks(self._origins.values())
         self._note_retried(rows)
         seconds = {(row.run_uid, row.step, row.task_id): _seconds(row, is_final=True) for row in rows}
         return {
@@ -156,7 +158,7 @@ class _Collector:
 
     def _saved(self, columns: Sequence[str], digests: set[bytes] | None = None) -> Iterator[tuple[Any, ...]]:
         """Columns of what tasks saved, of the attempts that count, and of parameters; first side, step and task."""
-        runs = list(self._all_runs.values())
+        runs = self._all_runs.values()
         names = ("attempt", "run_uid", "step", "task_id", *columns)
         rows = [
             row
@@ -231,7 +233,7 @@ class _Collector:
         itself), step and task."""
         names = ("attempt", "run_uid", "step", "task_id", "name", "item_index", "is_absent", "digest")
         makers = ("flow", "run_id", "producer_flow", "producer_run_id", "producer_step", "producer_task_id")
-        rows = self._account.events(("artifact_used",), (*names, *makers), list(self._all_runs.values()))
+        rows = self._account.events(("artifact_used",), (*names, *makers), self._all_runs.values())
         told = []
         for row in sorted(rows, key=_attempt):
             _, uid, step, task_id, name, item_index, is_absent, digest, *made, maker_step, maker = row
@@ -285,7 +287,7 @@ class _Collector:
     def _touched(self) -> Iterable[tuple[Any, ...]]:
         """Side, step, task, URI, direction, content and parameter of what lies outside."""
         names = ("attempt", "time_us", "run_uid", "step", "task_id", "name", "digest", "payload")
-        rows = self._account.events(("external_used",), names, list(self._all_runs.values()))
+        rows = self._account.events(("external_used",), names, self._all_runs.values())
         told = [row[2:] for row in sorted(rows, key=lambda row: (_attempt(row), row[1]))]
         return map(_touch, self._by_side(told))
 
