@@ -57,8 +57,8 @@ class Answers(Protocol):
         """Say that a question about all runs follows, and which of the states that are kept of them it will read."""
 
     def held(self, about: Collection[tuple[str, str]], families: Collection[str]) -> list[Event] | None:
-        """The events of runs, and of those their reused tasks are from, of some families and of those of runs and
-        tasks, in no order; None where these are many, or where all of history must be searched for them."""
+        """The events of some families of runs, in no order; None where these are many, or where all of history must
+        be searched for them."""
 
     def held_before(self, families: Collection[str]) -> list[Event]:
         """The events of some families that are held of the runs that were asked about before."""

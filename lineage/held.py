@@ -29,7 +29,7 @@ class TooMany(Exception):
 
 
 class HeldEvents:
-    """The events of runs as they were recorded, with those of the runs that their reused tasks are from.
+    """The events of runs as they were recorded.
 
     `prove` is called with the paths of files before their rows are believed; `connect` gives a connection to read
     them with. Events later than `as_of_us` are left out. Without `places` any file may hold events of any run.
@@ -57,14 +57,11 @@ class HeldEvents:
         self._counts: dict[RunKey, int] = {}
 
     def hold(self, runs: Iterable[RunKey], families: Collection[str]) -> list[Event]:
-        """The events of these runs and families, and at least of those of runs and tasks, in no order.
+        """The events of these runs and families, in no order.
 
         Raises: TooMany; DuckDB's errors; what `prove` raises.
         """
         wanted = recorded(runs)
-        families = {"run", "task", *families}
-        self._need(wanted, families)
-        wanted |= _origins_of(self._events["task"], wanted)
         self._need(wanted, families)
         return [event for event in self.at_hand(families) if (event.flow, event.run_id) in wanted]
 
@@ -129,15 +126,3 @@ def _events_of(found: Found) -> Iterator[Event]:
         if told.get("payload") is not None:
             told["payload"] = json.loads(told["payload"])
         yield upcast(Event(**told))
-
-
-def _origins_of(events: Iterable[Event], runs: Collection[RunKey]) -> set[RunKey]:
-    """The runs that reused tasks of some runs are from."""
-    return {
-        (event.producer_flow, event.producer_run_id)
-        for event in events
-        if event.kind == "task_reused"
-        and (event.flow, event.run_id) in runs
-        and event.producer_flow is not None
-        and event.producer_run_id is not None
-    }

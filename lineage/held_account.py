@@ -35,23 +35,32 @@ class HeldAccount:
         self._store = store
         self._families = {"run", "task", *families}
         self._views = ViewAccount(store)
-        #: The runs that were asked for; beside these, those that their reused tasks are from are here.
+        #: The runs that were asked for, whether they are there or not.
         self._held: set[RunKey] = set()
         self._runs: dict[RunKey, RunState] = {}
         self._by_kind: dict[str, list[Event]] = {}
         self._by_task: dict[tuple[bytes | None, str, str], list[Event]] = {}
 
-    def holds(self, runs: Iterable[RunKey], *, with_origins: bool = False) -> bool:
-        """Whether runs are there and told of from here, or these and those their reused tasks are from; events are
-        fetched where they are not here yet."""
+    def holds(self, runs: Iterable[RunKey]) -> bool:
+        """Whether runs are there and told of from here; their events are fetched where they are not here yet."""
         wanted = set(runs)
-        if not wanted <= self._held and (with_origins or not wanted <= self._runs.keys()):
+        if not wanted <= self._held:
             everything = self._held | wanted
             found = self._store.held(everything, self._families)
             if found is None or not self._take(found):
                 return False
             self._held = everything
         return wanted <= self._runs.keys()
+
+    def _holds_origins(self, runs: Iterable[NamedRun]) -> bool:
+        """The same of runs, and of those that their reused tasks are from."""
+        keys = {run.key for run in runs}
+        if not self.holds(keys):
+            return False
+        reused = (task.reused for key in keys for task in self._runs[key].tasks.values())
+        origins = {(event.producer_flow or "", event.producer_run_id or "") for event in reused if event}
+        # One that is not there is none.
+        return self.holds(origins) or not any(self._views.runs(origins - self._runs.keys()))
 
     def runs(self, names: Iterable[RunKey]) -> dict[RunKey, NamedRun]:
         wanted = set(names)
@@ -72,7 +81,7 @@ class HeldAccount:
 
     def reuses(self, runs: Iterable[NamedRun]) -> list[Reuse]:
         runs = list(runs)
-        if not self.holds((run.key for run in runs), with_origins=True):
+        if not self._holds_origins(runs):
             return self._views.reuses(runs)
         return [
             self._reuse(run.uid, task.reused)

@@ -108,8 +108,8 @@ class RoutedViews(Views):
         return [part.files[name] for part in parts for name in names]
 
     def held(self, runs: Collection[RunKey], families: Collection[str]) -> list[Event] | None:
-        """The events of runs, and of those their reused tasks are from, of some families and of those of runs and
-        tasks, in no order; None where these are many, or where all of history must be searched for them."""
+        """The events of some families of runs, in no order; None where these are many, or where all of history must
+        be searched for them."""
         wanted = frozenset(runs)
         if (self._folded is None and not self._is_small) or wanted in self._not_held:
             return None

@@ -162,8 +162,8 @@ class Store:
             )
 
     def held(self, about: Collection[tuple[str, str]], families: Collection[str]) -> list[Event] | None:
-        """The events of runs, and of those their reused tasks are from, of some families and of those of runs and
-        tasks, in no order; None where these are many, or where all of history must be searched for them."""
+        """The events of some families of runs, in no order; None where these are many, or where all of history must
+        be searched for them."""
         with self._lock:
             self._has_folded = True
             return self._asked(lambda views: views.held(about, families))

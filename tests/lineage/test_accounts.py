@@ -169,17 +169,19 @@ def test_runs_that_ended_and_share_no_name_are_held(
     shaped.end(reusing, "failed")
     refresh_checkpoint(shaped.storage, EventLog(shaped.storage))
     with shaped.store() as store:
-        # Twins, one that reuses a task of a twin, one that goes on, one that is not there.
-        for run_id in ("1", "1~2", "2", "3", "4", "9"):
+        # Twins, one that goes on, one that is not there.
+        for run_id in ("1", "1~2", "3", "9"):
             assert not is_held(store, run_id)
-        assert is_held(store, "5")
-        assert is_held(store, "7")
+        # Two of these reuse tasks of a twin.
+        for run_id in ("2", "4", "5", "7"):
+            assert is_held(store, run_id)
         assert is_held(store, "5", "7")
         assert not is_held(store, "5", "3")
         by_views, by_held = both(store, [("F", "5"), ("F", "7")])
         assert by_held == by_views
-        by_views, by_held = both(store, [("F", run_id) for run_id in ("1", "1~2", "2", "3", "4")])
-        assert by_held == by_views
+        for listed in (("1", "1~2", "2", "3", "4"), ("2", "4"), ("4", "7")):
+            by_views, by_held = both(store, [("F", run_id) for run_id in listed])
+            assert by_held == by_views
 
 
 def test_runs_with_many_events_are_told_of_by_views(story: Story, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -250,9 +252,9 @@ def test_runs_that_are_held_one_after_the_other_are_held_once(story: Story) -> N
         if seal:
             _seal(story)
         with story.store() as store:
-            assert store.held([("F", "1")], ()) is not None
+            assert store.held([("F", "1")], ("run", "task")) is not None
             assert store.held([("F", "1")], ("artifact",)) is not None
-            told = store.held([("F", "1"), ("F", "2")], FAMILIES)
+            told = store.held([("F", "1"), ("F", "2")], ("run", "task", *FAMILIES))
             assert told is not None
             assert sorted(event.seq for event in told) == list(range(len(told)))
             assert len(told) == len(store.rows("from events")) - seal
@@ -265,9 +267,24 @@ def test_events_of_old_versions_are_held_as_of_today(story: Story) -> None:
         if seal:
             _seal(story)
         with story.store() as store:
-            told = store.held([("F", "1")], ()) or []
+            told = store.held([("F", "1")], ("run",)) or []
             (lost,) = [event for event in told if event.kind == "run_lost"]
             assert (lost.version, lost.payload) == (
                 2,
                 {"error_message": "as version 1 said it", "writer": None, "last_seq": None},
             )
+
+
+def test_a_task_whose_origin_is_not_there_is_told_alike(story: Story) -> None:
+    lost = story.task(story.run("F", "1"), "a", "1", x=1)
+    run = story.run("F", "2")
+    story.reuse(run, lost)
+    story.reuse(run, RunRef(b"n" * 16, "F", "0").task("a", "7"))
+    story.end(run)
+    story.next_journal()
+    with story.store() as store:
+        # One is from a run that has no end, one from a run that was never brought here.
+        assert is_held(store, "2")
+        by_views, by_held = both(store, [("F", "2")])
+        assert by_held == by_views
+        assert len(by_held["reuses"]) == 2
