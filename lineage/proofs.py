@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import os
+from collections import deque
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
+from threading import Event, Lock, Thread
 
 from weft.lineage.files import read_error
 from weft.lineage.manifest import SegmentFile, damaged_segment
@@ -25,24 +27,20 @@ _THREADS = 2
 class Proofs:
     """The segment files of a store that this process has proven: each is read once for that."""
 
-    __slots__ = ("_begun", "_proven", "storage")
+    __slots__ = ("_hashing", "_proven", "storage")
 
     def __init__(self, storage: Storage) -> None:
         self.storage = storage
         self._proven: set[str] = set()
-        self._begun: dict[str, _Hashing] = {}
+        self._hashing = _Hashing()
 
     def begin(self, local: Sequence[str]) -> None:
-        """Hash local files that will be wanted, while something else is done."""
-        new = [path for path in local if path not in self._begun]
-        if new:
-            self._begun.update(dict.fromkeys(new, _Hashing(new)))
+        """Hash local files that will be wanted, in this order, while something else is done."""
+        self._hashing.begin(local)
 
     def sha256_of_file(self, path: str) -> bytes:
         """The sha256 of a local file, once from what was begun. Raises: NotFound, StoreUnavailable."""
-        begun = self._begun.pop(path, None)
-        digest = None if begun is None else begun.digest(path)
-        return digest or sha256_of_file(path)
+        return self._hashing.take(path) or sha256_of_file(path)
 
     def prove(self, files: Iterable[SegmentFile]) -> list[str]:
         """Fetch files where they are not here, and check them. Gives their absolute local paths, in order.
@@ -68,33 +66,60 @@ class Proofs:
 
 
 class _Hashing:
-    """The sha256 of local files, worked out in two threads that begin at once, in this order."""
+    """The sha256 of local files, worked out by two threads at most, in the order in which they were begun."""
 
-    __slots__ = ("_done", "_found", "_waiting")
+    __slots__ = ("_at_work", "_begun", "_found", "_lock", "_waiting")
 
-    def __init__(self, paths: Sequence[str]) -> None:
-        from threading import Event, Thread
-
-        # An iterator over a sequence gives each item to one of the threads.
-        self._waiting = iter(paths)
+    def __init__(self) -> None:
+        self._lock = Lock()
+        self._waiting: deque[str] = deque()
+        #: Set when a file is done, as well as it could be.
+        self._begun: dict[str, Event] = {}
         self._found: dict[str, tuple[bytes, _Shape | None]] = {}
-        self._done = {path: Event() for path in paths}
-        for _ in paths[:_THREADS]:
-            Thread(target=self._work, name="weft-proof").start()
+        self._at_work = 0
 
-    def digest(self, path: str) -> bytes | None:
-        """Wait for it; None for a file that could not be read, or is another by now."""
-        self._done[path].wait()
-        digest, shape = self._found.get(path, (None, None))
+    def begin(self, paths: Sequence[str]) -> None:
+        with self._lock:
+            new = [path for path in dict.fromkeys(paths) if path not in self._begun]
+            self._begun.update((path, Event()) for path in new)
+            self._waiting.extend(new)
+            wanted = min(_THREADS - self._at_work, len(new))
+            self._at_work += wanted
+        for _ in range(wanted):
+            try:
+                Thread(target=self._work, name="weft-proof").start()
+            except RuntimeError:
+                # Without threads the files are hashed where they are wanted.
+                with self._lock:
+                    self._at_work -= 1
+
+    def take(self, path: str) -> bytes | None:
+        """The sha256 of a file that is being hashed, once; None for any other, one that waits for its turn, one that
+        could not be read, and one that has changed since."""
+        with self._lock:
+            done = self._begun.pop(path, None)
+            if done is None:
+                return None
+            if path in self._waiting:
+                self._waiting.remove(path)
+                return None
+        done.wait()
+        digest, shape = self._found.pop(path, (None, None))
         return digest if shape == _shape_of(path) else None
 
     def _work(self) -> None:
-        for path in self._waiting:
+        while True:
+            with self._lock:
+                if not self._waiting:
+                    self._at_work -= 1
+                    return
+                path = self._waiting.popleft()
+                done = self._begun[path]
             # Who wants it proven reads it again, and is told why it cannot be: it may be fetched only then.
             with suppress(Exception):
                 shape = _shape_of(path)
                 self._found[path] = sha256_of_file(path), shape
-            self._done[path].set()
+            done.set()
 
 
 #: What changes with a file: inode, size and time.

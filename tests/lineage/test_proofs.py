@@ -20,7 +20,8 @@ def test_a_hash_that_was_made_ahead_is_of_the_file_that_is_there(tmp_path: Path,
     os.utime(place, (1, 1))
     proofs = Proofs(LocalStorage(str(tmp_path)))
     proofs.begin([str(place), str(tmp_path / "gone")])
-    proofs._begun[str(place)].digest(str(place))
+    done = proofs._hashing._begun[str(place)]
+    assert done.wait(10)
     if harm == "flipped":
         place.write_bytes(b"fi2st")
     elif harm == "replaced":
@@ -30,3 +31,26 @@ def test_a_hash_that_was_made_ahead_is_of_the_file_that_is_there(tmp_path: Path,
     assert proofs.sha256_of_file(str(place)) == hashlib.sha256(place.read_bytes()).digest()
     with pytest.raises(NotFound):
         proofs.sha256_of_file(str(tmp_path / "gone"))
+
+
+@pytest.mark.parametrize("has_threads", [True, False])
+def test_files_that_wait_for_their_turn_are_hashed_where_they_are_wanted(
+    tmp_path: Path, has_threads: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class NoThread:
+        def __init__(self, **_: object) -> None:
+            raise RuntimeError("can't start new thread")
+
+    if not has_threads:
+        monkeypatch.setattr("weft.lineage.proofs.Thread", NoThread)
+    places = [tmp_path / str(number) for number in range(40)]
+    for place in places:
+        place.write_bytes(place.name.encode() * 10_000)
+    proofs = Proofs(LocalStorage(str(tmp_path)))
+    for group in (places[:20], places, places):
+        proofs.begin([str(place) for place in group])
+    for place in reversed(places):
+        for _ in range(2):
+            assert proofs.sha256_of_file(str(place)) == hashlib.sha256(place.read_bytes()).digest()
+    assert not proofs._hashing._waiting
+    assert not proofs._hashing._begun
