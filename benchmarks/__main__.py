@@ -8,7 +8,16 @@ import tempfile
 from collections.abc import Callable
 from typing import NamedTuple
 
-from benchmarks import bench_diff, bench_lineage, bench_log, bench_plan, bench_run, bench_scale, bench_store
+from benchmarks import (
+    bench_commands,
+    bench_diff,
+    bench_lineage,
+    bench_log,
+    bench_plan,
+    bench_run,
+    bench_scale,
+    bench_store,
+)
 from benchmarks.report import Figure, Report
 from benchmarks.workloads import SIZES, Size
 
@@ -33,11 +42,12 @@ _BENCHMARKS = {
     "diff": _Benchmark("Comparing two runs", bench_diff.measure_diff),
     "scale": _Benchmark("A long history", bench_scale.measure_scale),
     "lineage": _Benchmark("Lineage in a long history", bench_lineage.measure_lineage),
+    "commands": _Benchmark("Commands as whole processes", bench_commands.measure_commands),
 }
 
 
 #: Those that share the long history.
-_IN_HISTORY = ("scale", "lineage")
+_IN_HISTORY = ("scale", "lineage", "commands")
 
 
 def main() -> None:

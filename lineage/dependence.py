@@ -200,10 +200,10 @@ def _foreach_paths(account: Account, known: Mapping[RunKey, NamedRun], runs: Ite
 
 def _reached(account: Account, runs: Iterable[NamedRun]) -> dict[bytes, dict[str, Any]]:
     """What was recorded of the code that each run's steps reach, by the run's uid."""
-    rows = account.events(("code_reached",), ("time_us", "run_uid", "payload"), runs)
-    rows.sort(key=lambda row: row[0], reverse=True)
+    rows = account.events(("code_reached",), ("time_us", "writer", "seq", "run_uid", "payload"), runs)
+    rows.sort(key=lambda row: row[:3], reverse=True)
     # The first that was told is believed.
-    found = {bytes(uid): payload or {} for _, uid, payload in rows}
+    found = {bytes(uid): payload or {} for *_, uid, payload in rows}
     return {uid: payload for uid, payload in found.items() if "steps" in payload}
 
 
@@ -213,7 +213,7 @@ def _facts(use: _Uses, paths: Mapping[str, str], code: dict[str, Any] | None, st
     for read in use.reads:
         key = _key_of_read(read, paths)
         found[key] = None if read.is_absent else read.digest
-        if read.item_index is None and not read.is_absent:
+        if read.item_index is None and not read.is_absent and read.producer is not None:
             shown[key] = f"{read.producer}/{read.name}"
     _merge_single(found, shown)
     for touched in use.touched:

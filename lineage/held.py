@@ -39,7 +39,7 @@ class HeldEvents:
         self,
         sealed: Sealed,
         tail: Sequence[Event],
-        places: Sequence[bytes],
+        places: Sequence[bytes] | None,
         prove: Callable[[Iterable[str]], None],
         connect: Callable[[], Any],
         as_of_us: int | None,
@@ -80,17 +80,28 @@ class HeldEvents:
         files = {family: self._files_of(family, new) for family, new in missing.items()}
         self._prove(file.path for of_family in files.values() for file in of_family)
         wanted = {
-            family: _wanted(family, files[family], new) for family, new in missing.items() if files[family]
+            family: self._wanted(family, files[family], new)
+            for family, new in missing.items()
+            if files[family]
         }
         found = fetch_together(self._connect(), list(wanted.values())) if wanted else []
         for family, rows in zip(wanted, found, strict=True):
-            self._keep(family, _events_of(rows))
-        mine = [event for event in self._tail if missing and (event.flow, event.run_id) in runs]
+            self._events.setdefault(family, []).extend(_events_of(rows))
+        mine = [event for event in self._tail if missing and self._is_of(event, runs)]
         for family, new in missing.items():
-            self._keep(family, (e for e in mine if family_of(e.kind) == family and (e.flow, e.run_id) in new))
+            self._events.setdefault(family, []).extend(
+                event
+                for event in mine
+                if family_of(event.kind) == family and (event.flow, event.run_id) in new
+            )
             self._read.setdefault(family, set()).update(new)
+        # Of each file one more is read than may be held.
         if sum(map(len, self._events.values())) > _EVENTS_MAX:
             raise TooMany
+
+    def _is_of(self, event: Event, runs: Collection[RunKey]) -> bool:
+        is_known = self._as_of_us is None or event.time_us <= self._as_of_us
+        return is_known and (event.flow, event.run_id) in runs
 
     def _look_up(self, runs: Iterable[RunKey]) -> None:
         """Find the files of runs, and how many events these have. Raises: TooMany."""
@@ -104,19 +115,13 @@ class HeldEvents:
         found = (file for run in sorted(runs) for file in self._files[run] if file.family == family)
         return list(dict.fromkeys(found))
 
-    def _keep(self, family: str, events: Iterable[Event]) -> None:
-        until_us = self._as_of_us
-        self._events.setdefault(family, []).extend(
-            event for event in events if until_us is None or event.time_us <= until_us
-        )
-
-
-def _wanted(family: str, files: Sequence[SealedFile], runs: Iterable[RunKey]) -> Wanted:
-    is_plain = len(files) <= _BY_NAMES_MAX and not any(file.only for file in files)
-    source = Sealed(tuple(files)).select(family)
-    assert source is not None, "there are files"
-    paths = [file.path for file in files] if is_plain else []
-    return Wanted(_NAMES, paths, source, condition_of(runs), _EVENTS_MAX + 1)
+    def _wanted(self, family: str, files: Sequence[SealedFile], runs: Iterable[RunKey]) -> Wanted:
+        is_plain = len(files) <= _BY_NAMES_MAX and not any(file.only for file in files)
+        source = Sealed(tuple(files)).select(family)
+        assert source is not None, "there are files"
+        until = "" if self._as_of_us is None else f" and time_us <= {self._as_of_us}"
+        paths = [file.path for file in files] if is_plain else []
+        return Wanted(_NAMES, paths, source, f"({condition_of(runs)}){until}", _EVENTS_MAX + 1)
 
 
 def _events_of(found: Found) -> Iterator[Event]:

@@ -118,7 +118,7 @@ class RoutedViews(Views):
             self._held = held or HeldEvents(
                 Sealed(self._sealed.files),
                 self._tail,
-                [] if self._is_small else self._read_places(),
+                None if self._is_small else self._read_places(),
                 self.prove_files,
                 self.bare_connection,
                 self._as_of_us,

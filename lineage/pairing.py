@@ -128,13 +128,18 @@ class _Collector:
     def _place_reused(self) -> None:
         """Note which tasks have the rows of another, and where these are as the makers of what others read."""
         for side, run in enumerate(self._runs):
-            for reuse in self._reused:
-                place = self._places[side].get((reuse.step, reuse.task_id))
-                if reuse.run_uid == run.uid and place is not None:
-                    ran = _origin_of(reuse)
-                    self._stands_for[side].setdefault(ran, []).append((reuse.step, reuse.task_id))
-                    for source in (ran[0], f"{reuse.origin_flow}/{reuse.origin_run_id}"):
-                        self._sources[side][source, *ran[1:]] = place
+            placed = [
+                (place, reuse)
+                for reuse in self._reused
+                if reuse.run_uid == run.uid
+                and (place := self._places[side].get((reuse.step, reuse.task_id))) is not None
+            ]
+            # Of several tasks that stand for one, the first counts as the maker of what others read.
+            for place, reuse in sorted(placed, key=lambda each: each[0]):
+                ran = _origin_of(reuse)
+                self._stands_for[side].setdefault(ran, []).append((reuse.step, reuse.task_id))
+                for source in (ran[0], f"{reuse.origin_flow}/{reuse.origin_run_id}"):
+                    self._sources[side].setdefault((source, *ran[1:]), place)
 
     def _pair_tasks(self) -> tuple[list[TaskPair], list[StepTimes]]:
         statuses: tuple[dict[TaskPlace, str], ...] = ({}, {})
@@ -176,10 +181,11 @@ class _Collector:
         given: tuple[dict[str, bytes], ...] = ({}, {})
         for side, step, task_id, name, digest in self._saved(("name", "digest")):
             place = self._places[side].get((step, task_id))
+            # Rows come in no order: of a value that was saved twice, which a damaged record may say, one is chosen.
             if step == _PARAMETERS:
-                given[side][name] = digest
+                given[side][name] = max(digest, given[side].get(name, digest))
             elif place is not None:
-                saved[side][place, name] = digest
+                saved[side][place, name] = max(digest, saved[side].get((place, name), digest))
         changed, changed_values = _unequal(*saved), _unequal(*given)
         known = self._known_of(
             {digest for key in changed for side in saved if (digest := side.get(key))}
@@ -200,7 +206,8 @@ class _Collector:
         if not changed:
             return []
         told = self._account.events(("parameter_set",), ("name", "payload"), self._runs)
-        roles = {name: role for name, payload in told if (role := (payload or {}).get("role")) in _ROLES}
+        listed = sorted((name, (payload or {}).get("role") or "") for name, payload in told)
+        roles = {name: role for name, role in listed if role in _ROLES}
         # Of a config the keys that differ are told, not the document around them as well.
         parted = {name.partition(".")[0] for name in changed if "." in name and name in roles}
         return [
@@ -235,7 +242,8 @@ class _Collector:
         makers = ("flow", "run_id", "producer_flow", "producer_run_id", "producer_step", "producer_task_id")
         rows = self._account.events(("artifact_used",), (*names, *makers), self._all_runs.values())
         told = []
-        for row in sorted(rows, key=_attempt):
+        # What an attempt read twice, or of two tasks that are one here, is not told apart by when it was read.
+        for row in sorted(rows, key=lambda row: (_attempt(row), row[7] or b"")):
             _, uid, step, task_id, name, item_index, is_absent, digest, *made, maker_step, maker = row
             flow, run_id, maker_flow, maker_run_id = made
             is_elsewhere = None not in (maker_flow, maker_run_id) and (maker_flow, maker_run_id) != (
@@ -288,7 +296,7 @@ class _Collector:
         """Side, step, task, URI, direction, content and parameter of what lies outside."""
         names = ("attempt", "time_us", "run_uid", "step", "task_id", "name", "digest", "payload")
         rows = self._account.events(("external_used",), names, self._all_runs.values())
-        told = [row[2:] for row in sorted(rows, key=lambda row: (_attempt(row), row[1]))]
+        told = [row[2:] for row in sorted(rows, key=lambda row: (_attempt(row), row[1], row[6] or b""))]
         return map(_touch, self._by_side(told))
 
     def _pair_external(self) -> list[ExternalPair]:

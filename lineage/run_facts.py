@@ -61,9 +61,9 @@ def read_run_facts(account: Account, runs: Sequence[NamedRun]) -> list[RunFacts]
     """What is recorded of each of some runs."""
     told: list[dict[bytes, dict[str, Any]]] = []
     for kind in ("run_started", "code_reached"):
-        rows = account.events((kind,), ("epoch", "time_us", "run_uid", "payload"), runs)
+        rows = account.events((kind,), ("epoch", "time_us", "writer", "seq", "run_uid", "payload"), runs)
         payloads: dict[bytes, dict[str, Any]] = {}
-        for _, _, uid, payload in sorted(rows, key=lambda row: (-row[0], row[1])):
+        for *_, uid, payload in sorted(rows, key=lambda row: (-row[0], *row[1:4])):
             payloads.setdefault(bytes(uid), payload or {})
         told.append(payloads)
     return [_run_facts(run, *(payloads.get(run.uid, {}) for payloads in told)) for run in runs]

@@ -14,8 +14,11 @@ __all__ = ["condition_of", "files_of", "recorded"]
 _TWIN = re.compile(r"~\d+$")
 
 
-def files_of(run: RunKey, places: Iterable[bytes], sealed: Sealed) -> tuple[list[SealedFile], int]:
-    """The files of segments that hold events of a run, or may, and how many events the places know of."""
+def files_of(run: RunKey, places: Iterable[bytes] | None, sealed: Sealed) -> tuple[list[SealedFile], int]:
+    """The files of segments that hold events of a run, or may, and how many events the places know of; without
+    places that may be any file."""
+    if places is None:
+        return list(sealed.files), 0
     events: dict[bytes, int] = {}
     for data in places:
         events.update(events_in(data, *run))

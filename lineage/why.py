@@ -218,10 +218,10 @@ def _key_of_origin(account: Account, reuse: Reuse) -> str | None:
 def _told_of(account: Account, task: _Task) -> dict[str, Any]:
     """What was recorded as a task was created or reused."""
     place = (task.row.step, task.row.task_id)
-    columns = ("time_us", "step", "task_id", "payload")
+    columns = ("time_us", "writer", "seq", "step", "task_id", "payload")
     rows = account.events(("task_created", "task_reused"), columns, [task.run], places={place})
-    rows = [row for row in rows if row[1:3] == place and row[3] is not None]
-    found: dict[str, Any] = min(rows, key=lambda row: row[0])[3] if rows else {}
+    rows = [row for row in rows if row[3:5] == place and row[5] is not None]
+    found: dict[str, Any] = min(rows, key=lambda row: row[:3])[5] if rows else {}
     return found
 
 
@@ -345,8 +345,9 @@ def _values(account: Account, pathspecs: Collection[str]) -> dict[str, str]:
     at = {(step, task_id) for (_, step, task_id), _ in ran.values()}
     for kind in ("artifact_saved", "parameter_set"):
         columns = ("run_uid", "step", "task_id", "name", "attempt", "value")
-        for uid, step, task_id, name, attempt, value in account.events(
-            (kind,), columns, {run for (run, _, _), _ in ran.values()}, places=at
+        rows = account.events((kind,), columns, {run for (run, _, _), _ in ran.values()}, places=at)
+        for uid, step, task_id, name, attempt, value in sorted(
+            rows, key=lambda row: (row[4] or 0, row[5] or "")
         ):
             if (attempt or 0) >= (attempts.get((uid, step, task_id)) or 0):
                 values[uid, step, task_id, name] = value
