@@ -34,6 +34,12 @@ _ROLES = ("parameter", "config")
 #: A task that really ran: the uid of its run, its step and id.
 _Ran = tuple[bytes, str, str]
 
+#: What is asked of reads; the sorting and the pairing go by the places.
+_READ_COLUMNS = (
+    *("run_uid", "step", "task_id", "run_uid", "name", "digest", "is_absent", "item_index", "flow", "run_id"),
+    *("producer_flow", "producer_run_id", "producer_step", "producer_task_id", "attempt"),
+)
+
 #: Values that are asked for by their digests; of more, all of the two runs are fetched.
 _DIGESTS_ASKED_MAX = 200
 
@@ -183,9 +189,12 @@ class _Collector:
             place = self._places[side].get((step, task_id))
             # Rows come in no order: of a value that was saved twice, which a damaged record may say, one is chosen.
             if step == _PARAMETERS:
-                given[side][name] = max(digest, given[side].get(name, digest))
+                other = given[side].get(name)
+                given[side][name] = digest if other is None else max(digest, other)
             elif place is not None:
-                saved[side][place, name] = max(digest, saved[side].get((place, name), digest))
+                key = (place, name)
+                other = saved[side].get(key)
+                saved[side][key] = digest if other is None else max(digest, other)
         changed, changed_values = _unequal(*saved), _unequal(*given)
         known = self._known_of(
             {digest for key in changed for side in saved if (digest := side.get(key))}
@@ -236,40 +245,43 @@ class _Collector:
         return found
 
     def _reads(self) -> Iterator[tuple[Any, ...]]:
-        """Side, step, task, name, item, digest, and of the producer its run (its uid where it is that of the reader
-        itself), step and task."""
-        names = ("attempt", "run_uid", "step", "task_id", "name", "item_index", "is_absent", "digest")
-        makers = ("flow", "run_id", "producer_flow", "producer_run_id", "producer_step", "producer_task_id")
-        rows = self._account.events(("artifact_used",), (*names, *makers), self._all_runs.values())
-        told = []
+        """Side, step and task, and the columns of each read of an artifact."""
+        rows = self._account.events(("artifact_used",), _READ_COLUMNS, self._all_runs.values())
         # What an attempt read twice, or of two tasks that are one here, is not told apart by when it was read.
-        for row in sorted(rows, key=lambda row: (_attempt(row), row[7] or b"")):
-            _, uid, step, task_id, name, item_index, is_absent, digest, *made, maker_step, maker = row
-            flow, run_id, maker_flow, maker_run_id = made
-            is_elsewhere = None not in (maker_flow, maker_run_id) and (maker_flow, maker_run_id) != (
-                flow,
-                run_id,
-            )
-            run = f"{maker_flow}/{maker_run_id}" if is_elsewhere else uid
-            content = b"absent" if is_absent else digest
-            index = -1 if item_index is None else item_index
-            told.append((uid, step, task_id, name, index, content, run, maker_step, maker))
-        return self._by_side(told)
+        rows.sort(key=lambda row: (row[-1] or 0, row[5] or b""))
+        return self._by_side(rows)
 
     def _pair_reads(self) -> list[ReadPair]:
         found: tuple[dict[tuple[TaskPlace, str, int, TaskPlace], Any], ...] = ({}, {})
         nowhere = TaskPlace("", "", 1)
         elsewhere: dict[str, TaskPlace] = {}
-        for side, step, task_id, name, item_index, content, run, maker_step, maker in self._reads():
+        own = tuple(run.uid for run in self._runs)
+        for side, step, task_id, *read in self._reads():
+            (
+                uid,
+                name,
+                digest,
+                is_absent,
+                item,
+                flow,
+                run_id,
+                maker_flow,
+                maker_run_id,
+                maker_step,
+                maker,
+                _,
+            ) = read
             places = self._places[side]
             place = places.get((step, task_id))
             if place is None:
                 continue
             producer: TaskPlace | None = nowhere
             if maker_step is not None:
-                if run == self._runs[side].uid:
+                is_here = maker_run_id == run_id and maker_flow == flow
+                if is_here and uid == own[side]:
                     producer = places.get((maker_step, maker))
                 else:
+                    run = uid if is_here else f"{maker_flow}/{maker_run_id}"
                     producer = self._sources[side].get((run, maker_step, maker))
                 if producer is None:
                     # The parameters, or a task of a run that is neither of the two.
@@ -279,7 +291,8 @@ class _Collector:
             assert producer is not None
             if producer.step == _PARAMETERS:
                 self._readers.setdefault(name, set()).add(place)
-            found[side][place, name, item_index, producer] = content
+            content = b"absent" if is_absent else digest
+            found[side][place, name, -1 if item is None else item, producer] = content
         return [
             ReadPair(
                 key[0],
@@ -349,7 +362,8 @@ def _in_order_of_ids(row: TaskRow) -> tuple[bool, int, str, str]:
 
 def _attempt(row: tuple[Any, ...]) -> int:
     """The attempt that a row begins with; what is of none comes last."""
-    return 1 << 16 if row[0] is None else row[0]
+    attempt: int = 1 << 16 if row[0] is None else row[0]
+    return attempt
 
 
 def _in_order(saved: Saved) -> tuple[tuple[bool, Any], ...]:
