@@ -50,7 +50,7 @@ def measure_commands(size: Size, seed: int, folder: str) -> tuple[list[Figure], 
     answers: list[Any] = []
     for name, root in (("two small runs", os.path.join(small, ".weft")), ("long history", f"{folder}/store")):
         targets = _targets(root)
-        repeats = 2 * size.repeats + 1
+        repeats = 2 * size.repeats - 1
         figures += [_timed(name, root, command, folder, repeats) for command in _commands(targets)]
         with Store(LocalStorage(root)) as store:
             answers.append(
