@@ -41,7 +41,7 @@ bench: .venv/.installed-test ## measure, as ratios against bare Python of the sa
 
 .PHONY: bench-scale
 bench-scale: .venv/.installed-test ## the same over 10 million events; the store is made once, in SCALE_STORE
-	$(PYTHON) -m benchmarks append list scale lineage --events 10000000 --store $(SCALE_STORE)
+	$(PYTHON) -m benchmarks append list scale lineage commands --events 10000000 --store $(SCALE_STORE)
 
 # How long real processes are started, killed and resumed on one store.
 SECONDS := 120

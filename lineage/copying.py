@@ -12,7 +12,7 @@ from typing import Any, NamedTuple, TypeVar
 
 from weft.lineage.engine import load_engine
 
-__all__ = ["Copy", "Found", "Wanted", "copy_together", "fetch_together", "insert_rows"]
+__all__ = ["Copy", "Found", "Wanted", "copy_together", "count_rows", "fetch_together", "insert_rows"]
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -57,6 +57,13 @@ class Found(NamedTuple):
 def fetch_together(connection: Any, wanted: Sequence[Wanted]) -> list[Found]:
     """The rows of each, fetched two at a time. Raises: DuckDB's errors."""
     return _two_at_a_time(connection, _fetch, wanted, "")
+
+
+def count_rows(connection: Any, wanted: Sequence[Wanted]) -> int:
+    """How many rows there are, without regard to limits. Raises: DuckDB's errors."""
+    counts = [f"(select count(*) from ({one.source}) where {one.condition})" for one in wanted]
+    (row,) = connection.execute(f"select {' + '.join(counts)}").fetchall()
+    return int(row[0])
 
 
 def _two_at_a_time(

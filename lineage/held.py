@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
-from weft.lineage.copying import Found, Wanted, fetch_together
+from weft.lineage.copying import Found, Wanted, count_rows, fetch_together
 from weft.lineage.run_demands import RunKey
 from weft.lineage.run_files import condition_of, files_of, recorded
 from weft.lineage.schema import COLUMNS, FAMILIES, Event, family_of
@@ -17,6 +17,9 @@ __all__ = ["HeldEvents", "TooMany"]
 
 #: So many events are held at most. Of more SQL tells sooner.
 _EVENTS_MAX = 4_000
+
+#: Files of so many bytes hold no more events than that, at 30 to 60 bytes an event.
+_SURELY_FEW_BYTES = 128 * 1024
 
 #: Files that are read by the names of their columns: of more each is planned by itself.
 _BY_NAMES_MAX = 2
@@ -79,6 +82,10 @@ class HeldEvents:
         self._look_up({run for new in missing.values() for run in new})
         files = {family: self._files_of(family, new) for family, new in missing.items()}
         self._prove(file.path for of_family in files.values() for file in of_family)
+        mine = [
+            event for event in self._tail if self._is_of(event, runs) and family_of(event.kind) in missing
+        ]
+        self._check_few(len(mine), files, runs)
         wanted = {
             family: self._wanted(family, files[family], new)
             for family, new in missing.items()
@@ -87,7 +94,6 @@ class HeldEvents:
         found = fetch_together(self._connect(), list(wanted.values())) if wanted else []
         for family, rows in zip(wanted, found, strict=True):
             self._events.setdefault(family, []).extend(_events_of(rows))
-        mine = [event for event in self._tail if missing and self._is_of(event, runs)]
         for family, new in missing.items():
             self._events.setdefault(family, []).extend(
                 event
@@ -97,6 +103,20 @@ class HeldEvents:
             self._read.setdefault(family, set()).update(new)
         # Of each file one more is read than may be held.
         if sum(map(len, self._events.values())) > _EVENTS_MAX:
+            raise TooMany
+
+    def _check_few(
+        self, more: int, files: Mapping[str, Sequence[SealedFile]], runs: Collection[RunKey]
+    ) -> None:
+        """Find out beforehand that there are too many, where no places tell: to read them for that takes long.
+
+        Raises: TooMany.
+        """
+        sealed = Sealed(tuple(file for of_family in files.values() for file in of_family))
+        if self._places is None and sum(sealed.sizes_bytes()) > _SURELY_FEW_BYTES:
+            sources = [self._wanted(family, listed, runs) for family, listed in files.items() if listed]
+            more += count_rows(self._connect(), sources)
+        if more > _EVENTS_MAX:
             raise TooMany
 
     def _is_of(self, event: Event, runs: Collection[RunKey]) -> bool:

@@ -34,10 +34,14 @@ _ROLES = ("parameter", "config")
 #: A task that really ran: the uid of its run, its step and id.
 _Ran = tuple[bytes, str, str]
 
-#: What is asked of reads; the sorting and the pairing go by the places.
+#: Who made what nobody is recorded to have made.
+_NOWHERE = TaskPlace("", "", 1)
+
+#: What is asked of reads: where, what, of whom, and when.
 _READ_COLUMNS = (
     *("run_uid", "step", "task_id", "run_uid", "name", "digest", "is_absent", "item_index", "flow", "run_id"),
-    *("producer_flow", "producer_run_id", "producer_step", "producer_task_id", "attempt"),
+    *("producer_flow", "producer_run_id", "producer_step", "producer_task_id"),
+    *("attempt", "time_us", "writer", "seq"),
 )
 
 #: Values that are asked for by their digests; of more, all of the two runs are fetched.
@@ -247,48 +251,18 @@ class _Collector:
     def _reads(self) -> Iterator[tuple[Any, ...]]:
         """Side, step and task, and the columns of each read of an artifact."""
         rows = self._account.events(("artifact_used",), _READ_COLUMNS, self._all_runs.values())
-        # What an attempt read twice, or of two tasks that are one here, is not told apart by when it was read.
-        rows.sort(key=lambda row: (row[-1] or 0, row[5] or b""))
+        # Of what was read again, or of several tasks that are one here, the last counts: by attempt, time, writer, seq.
+        rows.sort(key=lambda row: (row[-4] or 0, row[-3:]))
         return self._by_side(rows)
 
     def _pair_reads(self) -> list[ReadPair]:
         found: tuple[dict[tuple[TaskPlace, str, int, TaskPlace], Any], ...] = ({}, {})
-        nowhere = TaskPlace("", "", 1)
         elsewhere: dict[str, TaskPlace] = {}
-        own = tuple(run.uid for run in self._runs)
-        for side, step, task_id, *read in self._reads():
-            (
-                uid,
-                name,
-                digest,
-                is_absent,
-                item,
-                flow,
-                run_id,
-                maker_flow,
-                maker_run_id,
-                maker_step,
-                maker,
-                _,
-            ) = read
-            places = self._places[side]
-            place = places.get((step, task_id))
+        for side, step, task_id, uid, name, digest, is_absent, item, *made in self._reads():
+            place = self._places[side].get((step, task_id))
             if place is None:
                 continue
-            producer: TaskPlace | None = nowhere
-            if maker_step is not None:
-                is_here = maker_run_id == run_id and maker_flow == flow
-                if is_here and uid == own[side]:
-                    producer = places.get((maker_step, maker))
-                else:
-                    run = uid if is_here else f"{maker_flow}/{maker_run_id}"
-                    producer = self._sources[side].get((run, maker_step, maker))
-                if producer is None:
-                    # The parameters, or a task of a run that is neither of the two.
-                    producer = elsewhere.get(maker_step)
-                if producer is None:
-                    producer = elsewhere[maker_step] = TaskPlace(maker_step, "", 1)
-            assert producer is not None
+            producer = self._maker(side, uid, made, elsewhere)
             if producer.step == _PARAMETERS:
                 self._readers.setdefault(name, set()).add(place)
             content = b"absent" if is_absent else digest
@@ -304,6 +278,23 @@ class _Collector:
             )
             for key in _unequal(*found)
         ]
+
+    def _maker(self, side: int, uid: bytes, made: list[Any], elsewhere: dict[str, TaskPlace]) -> TaskPlace:
+        """Where the task is that made what was read. `made` are the run of the reader, and the task as it was
+        recorded; `elsewhere` has a place for each step of other runs, and gets more."""
+        flow, run_id, maker_flow, maker_run_id, step, task_id, *_ = made
+        if step is None:
+            return _NOWHERE
+        is_here = maker_run_id == run_id and maker_flow == flow
+        if is_here and uid == self._runs[side].uid:
+            found = self._places[side].get((step, task_id))
+        else:
+            run = uid if is_here else f"{maker_flow}/{maker_run_id}"
+            found = self._sources[side].get((run, step, task_id))
+        if found is not None:
+            return found
+        # The parameters, or a task of a run that is neither of the two.
+        return elsewhere.setdefault(step, TaskPlace(step, "", 1))
 
     def _touched(self) -> Iterable[tuple[Any, ...]]:
         """Side, step, task, URI, direction, content and parameter of what lies outside."""

@@ -71,7 +71,9 @@ def test_lineage_is_walked(report: dict[str, Any]) -> None:
 
 def test_benchmarks_all_have_figures(report: dict[str, Any]) -> None:
     assert set(report["figures"]) == set(report["answers"])
-    assert {*ANSWERS, "append", "read", "seal", "list", "scale", "lineage", "commands"} == set(report["answers"])
+    assert {*ANSWERS, "append", "read", "seal", "list", "scale", "lineage", "commands"} == set(
+        report["answers"]
+    )
     for figures in report["figures"].values():
         assert figures
         assert all(figure["name"] and figure["unit"] for figure in figures)

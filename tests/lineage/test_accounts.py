@@ -209,6 +209,25 @@ def test_runs_with_many_events_are_told_of_by_views(story: Story, monkeypatch: p
         assert len(account.tasks([run])) == 9
 
 
+def test_that_runs_have_many_events_is_found_out_before_they_are_read(
+    story: Story, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = story.run("F", "1")
+    for number in range(9):
+        story.task(run, "a", str(number), x=number)
+    story.end(run)
+    few = story.run("F", "2")
+    story.task(few, "a", "1", x=1)
+    story.end(few)
+    _seal(story)
+    monkeypatch.setattr(held, "_EVENTS_MAX", 12)
+    monkeypatch.setattr(held, "_SURELY_FEW_BYTES", 0)
+    with story.store() as store:
+        assert is_held(store, "2")
+        monkeypatch.setattr(held, "fetch_together", None)
+        assert not is_held(store, "1")
+
+
 def test_what_comes_later_is_told_by_an_account_made_later(story: Story) -> None:
     run = story.run("F", "1")
     story.end(run)
