@@ -74,7 +74,7 @@ class _Collector:
         self._reused: list[Reuse] = []
         self._stands_for: tuple[dict[_Ran, list[tuple[str, str]]], ...] = ({}, {})
         #: The places of reused tasks, by what they stand for, and by flow and run id instead of the uid.
-        self._sources: tuple[dict[tuple[bytes | str, str, str], TaskPlace], ...] = ({}, {})
+        self._sources: tuple[dict[tuple[bytes | str, str, str], list[TaskPlace]], ...] = ({}, {})
         #: The tasks that read a parameter, by its name.
         self._readers: dict[str, set[TaskPlace]] = {}
 
@@ -144,12 +144,11 @@ class _Collector:
                 if reuse.run_uid == run.uid
                 and (place := self._places[side].get((reuse.step, reuse.task_id))) is not None
             ]
-            # Of several tasks that stand for one, the first counts as the maker of what others read.
             for place, reuse in sorted(placed, key=lambda each: each[0]):
                 ran = _origin_of(reuse)
                 self._stands_for[side].setdefault(ran, []).append((reuse.step, reuse.task_id))
                 for source in (ran[0], f"{reuse.origin_flow}/{reuse.origin_run_id}"):
-                    self._sources[side].setdefault((source, *ran[1:]), place)
+                    self._sources[side].setdefault((source, *ran[1:]), []).append(place)
 
     def _pair_tasks(self) -> tuple[list[TaskPair], list[StepTimes]]:
         statuses: tuple[dict[TaskPlace, str], ...] = ({}, {})
@@ -262,7 +261,7 @@ class _Collector:
             place = self._places[side].get((step, task_id))
             if place is None:
                 continue
-            producer = self._maker(side, uid, made, elsewhere)
+            producer = self._maker(side, place, uid, made, elsewhere)
             if producer.step == _PARAMETERS:
                 self._readers.setdefault(name, set()).add(place)
             content = b"absent" if is_absent else digest
@@ -279,7 +278,9 @@ class _Collector:
             for key in _unequal(*found)
         ]
 
-    def _maker(self, side: int, uid: bytes, made: list[Any], elsewhere: dict[str, TaskPlace]) -> TaskPlace:
+    def _maker(
+        self, side: int, reader: TaskPlace, uid: bytes, made: list[Any], elsewhere: dict[str, TaskPlace]
+    ) -> TaskPlace:
         """Where the task is that made what was read. `made` are the run of the reader, and the task as it was
         recorded; `elsewhere` has a place for each step of other runs, and gets more."""
         flow, run_id, maker_flow, maker_run_id, step, task_id, *_ = made
@@ -288,11 +289,14 @@ class _Collector:
         is_here = maker_run_id == run_id and maker_flow == flow
         if is_here and uid == self._runs[side].uid:
             found = self._places[side].get((step, task_id))
+            if found is not None:
+                return found
         else:
             run = uid if is_here else f"{maker_flow}/{maker_run_id}"
-            found = self._sources[side].get((run, step, task_id))
-        if found is not None:
-            return found
+            standing = self._sources[side].get((run, step, task_id))
+            if standing is not None:
+                # Of several tasks that stand for one, that at the reader's place in the foreach, else the first.
+                return next((place for place in standing if place.path == reader.path), standing[0])
         # The parameters, or a task of a run that is neither of the two.
         return elsewhere.setdefault(step, TaskPlace(step, "", 1))
 

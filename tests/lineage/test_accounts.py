@@ -360,6 +360,8 @@ def test_of_tasks_that_stand_for_one_the_same_counts_in_both_accounts(
         story.tell(
             kinds.task_reused(task, origin, (), items(second, 3)[int(task_id) - 1], None, {"next": []})
         )
+    for number, levels in enumerate(items(second, 3)):
+        story.task(second, "more", str(10 + number), levels=levels, reads=(("y", made[0]),))
     other = story.task(second, "each", "4", y=5)
     story.task(second, "end", "9", parents=(other,), reads=(("y", made[0]), ("y", made[1])), z=2)
     story.end(second)
@@ -370,7 +372,11 @@ def test_of_tasks_that_stand_for_one_the_same_counts_in_both_accounts(
     with story.store() as store:
         assert not is_held(store, "1", "2")
         assert [store.diff("F/1", "F/2").document(), store.diff("F/2", "F/1").document()] == by_held
-    assert by_held[0]["inputs"]
+    read = {(one["task"], one["producer"]) for one in by_held[0]["inputs"] if one["name"] == "y"}
+    # At the reader's own place in the foreach, else the first: so `end` read the same of each[0] in both runs.
+    assert read >= {(f"more[{number}]", f"each[{number}]") for number in range(3)}
+    assert ("end", "each[1]") in read
+    assert ("end", "each[0]") not in read
 
 
 def test_a_read_that_does_not_say_who_made_it_is_explained(story: Story) -> None:
