@@ -174,15 +174,16 @@ class _Collector:
         """Columns of what tasks saved, of the attempts that count, and of parameters; first side, step and task."""
         runs = self._all_runs.values()
         names = ("attempt", "run_uid", "step", "task_id", *columns)
-        rows = [
-            row
-            for kind in ("artifact_saved", "parameter_set")
-            for row in self._account.events((kind,), names, runs, digests=digests)
-        ]
+        rows = self._account.events(("artifact_saved",), names, runs, digests=digests)
         last = self._last
         if last:
             rows = [row for row in rows if (row[0] or 0) >= last.get(row[1:4], 0)]
-        return self._by_side([row[1:] for row in rows])
+        told = self._account.events(
+            ("parameter_set",), ("epoch", "time_us", "writer", "seq", *names), runs, digests=digests
+        )
+        # Of a parameter the highest epoch is believed, then the first.
+        told.sort(key=lambda row: (-row[0], row[1:4]))
+        return self._by_side([*(row[1:] for row in rows), *(row[5:] for row in told)])
 
     def _pair_artifacts(self) -> tuple[list[ArtifactPair], list[ValuePair], dict[tuple[str, str], int]]:
         """Artifacts, parameters and constants that differ, and how many artifacts are equal, by step and name."""
@@ -190,11 +191,10 @@ class _Collector:
         given: tuple[dict[str, bytes], ...] = ({}, {})
         for side, step, task_id, name, digest in self._saved(("name", "digest")):
             place = self._places[side].get((step, task_id))
-            # Rows come in no order: of a value that was saved twice, which a damaged record may say, one is chosen.
             if step == _PARAMETERS:
-                other = given[side].get(name)
-                given[side][name] = digest if other is None else max(digest, other)
+                given[side].setdefault(name, digest)
             elif place is not None:
+                # Rows come in no order: of what an attempt saved twice, as a damaged record may say, one is chosen.
                 key = (place, name)
                 other = saved[side].get(key)
                 saved[side][key] = digest if other is None else max(digest, other)

@@ -335,3 +335,20 @@ def test_steps_come_in_one_order_where_no_graph_says_which(story: Story) -> None
                 "start",
                 "show",
             ]
+
+
+@pytest.mark.parametrize("held_max", [4_000, 0])
+def test_of_a_parameter_that_is_told_twice_the_first_counts_as_in_the_view(
+    story: Story, held_max: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("weft.lineage.held._EVENTS_MAX", held_max)
+    for run_id, values in (("1", (1, 5)), ("2", (2, 4)), ("3", (1, 3))):
+        run = story.run("F", run_id)
+        for value in values:
+            story.parameter(run, "alpha", value)
+        story.end(run)
+    with story.store() as store:
+        shown = dict(store.rows("select run_id, value from parameters"))
+        (changed,) = store.diff("F/1", "F/2").differences
+        assert (changed.a, changed.b) == (shown["1"], shown["2"]) == ("1", "2")
+        assert not store.diff("F/1", "F/3").differences
