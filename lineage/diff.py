@@ -195,6 +195,14 @@ class _Weaver:
         self._tasks_of: dict[str, list[TaskPlace]] = {}
         for place in self._tasks:
             self._tasks_of.setdefault(place.step, []).append(place)
+        #: Of each run the tasks that differ and are not done.
+        self._unfinished = tuple(
+            tuple(_task_id(place) for place, status in told if status is not None and status not in _DONE)
+            for told in (
+                [(pair.place, pair.a) for pair in pairs.tasks],
+                [(pair.place, pair.b) for pair in pairs.tasks],
+            )
+        )
         self._reads: dict[TaskPlace, dict[str, None]] = {}
         self._collect_reads()
         self._graphs = _nodes(pairs.a.graph), _nodes(pairs.b.graph)
@@ -298,13 +306,8 @@ class _Weaver:
         for node in nodes.values():
             if place.step in node.get("next", ()):
                 found |= dict.fromkeys(self._from_parent(node, place))
-        if not found:
-            # Nothing before it differs: the run without it came to an end elsewhere.
-            for other in self._pairs.tasks:
-                status = other.b if pair.b is None else other.a
-                if status is not None and status not in _DONE and other.place != place:
-                    found[_task_id(other.place)] = None
-        return tuple(found)
+        # Where nothing before it differs, the run without it came to an end elsewhere.
+        return tuple(found) or self._unfinished[1 if pair.b is None else 0]
 
     def _from_parent(self, node: Mapping[str, Any], place: TaskPlace) -> Iterator[str]:
         """Differences of the tasks of one step that lead to the task at `place`."""

@@ -93,7 +93,8 @@ def html_of(diff: Diff) -> str:
 
 
 def _run_document(run: RunFacts) -> dict[str, Any]:
-    return {name: value for name, value in run._asdict().items() if name != "graph"}
+    told = {name: value for name, value in run._asdict().items() if name != "graph"}
+    return told | {"started_at": None if run.started_at is None else f"{run.started_at.isoformat()}Z"}
 
 
 def _counts(diff: Diff) -> dict[str, int]:

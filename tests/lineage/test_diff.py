@@ -272,7 +272,9 @@ def test_a_diff_is_shown_as_json_and_in_notebooks(story: Story) -> None:
     tell_run(story, "1")
     tell_run(story, "2", alpha=1.5)
     diff = story.store().diff("F/1", "F")
-    document = json.loads(json.dumps(diff.document(), default=str))
+    document = json.loads(diff.json())
+    assert document == diff.document() | {"a": document["a"], "b": document["b"]}
+    assert document["a"]["started_at"] == f"{diff.a.started_at.isoformat()}Z"  # type: ignore[union-attr]
     assert document["artifacts"] == {"equal": 4, "changed": 4, "only_a": 0, "only_b": 0}
     assert document["causes"][0]["id"] == "parameter alpha"
     assert any(d["contrast"] for d in document["differences"])
