@@ -60,6 +60,8 @@ class RoutedViews(Views):
         self._nears = 0
         #: Runs that have too many events together, to be copied or to be held.
         self._large: set[frozenset[RunKey]] = set()
+        #: How many runs were looked at for twins, and whether there may be any.
+        self._checked_for_twins: tuple[int, bool] | None = None
         self._held: HeldEvents | None = None
         self._not_held: set[frozenset[RunKey]] = set()
 
@@ -152,10 +154,23 @@ class RoutedViews(Views):
             return super().has_twins()
         if not all(file.is_covered for file in self._sealed.files):
             self._sweep()
-        # None of the runs that are covered are twins: only one that the checkpoint lacks could be.
-        new = {(flow, run_id) for _, flow, run_id in self._touched}
-        is_known = any(events_in(data, *run) for run in new for data in self._read_places())
-        return super().has_twins() if is_known or len(new) < len(self._touched) else False
+        return super().has_twins() if self._may_have_new_twins() else False
+
+    def surely_has_no_twins(self) -> bool:
+        """Whether it is known without any query that no two runs share a pathspec."""
+        folded = self._folded
+        if folded is None or folded.has_twins or not all(file.is_covered for file in self._sealed.files):
+            return False
+        return not self._may_have_new_twins()
+
+    def _may_have_new_twins(self) -> bool:
+        """Whether runs with events that the checkpoint lacks may be twins: of those that it covers none are."""
+        count = len(self._touched)
+        if self._checked_for_twins is None or self._checked_for_twins[0] != count:
+            new = {(flow, run_id) for _, flow, run_id in self._touched}
+            is_known = any(events_in(data, *run) for run in new for data in self._read_places())
+            self._checked_for_twins = count, is_known or len(new) < count
+        return self._checked_for_twins[1]
 
     def _is_kept(self, text: str, runs: Collection[RunKey]) -> bool:
         """Whether all that is asked are some rows of states, in a process that has those of all runs open."""
@@ -228,6 +243,7 @@ class NearViews(Views):
         super().__init__(
             files, all_views._as_of_us, (), all_views._prove, "", all_views._watch, connection, quick
         )
+        self._all_views = all_views
         self._trees = all_views._trees
         # Results outlive these views, and lie on a connection that all share.
         self._discarded = all_views._discarded
@@ -279,6 +295,9 @@ class NearViews(Views):
         """Put in events that are in no segment, of the runs that are held."""
         self.add(event for event in events if (event.flow, event.run_id) in self._held)
         self._followed.clear()
+
+    def _has_twins(self) -> bool:
+        return not self._all_views.surely_has_no_twins() and super()._has_twins()
 
     def leave(self) -> None:
         """Free what was copied; results that were made stay."""

@@ -135,6 +135,26 @@ def test_a_flipped_byte_where_runs_are_compared_is_named(story: Story, number: i
             assert store.diff("Plain/1", "Plain/3").differences
 
 
+def test_twins_that_come_later_are_told_apart_in_what_was_copied(story: Story) -> None:
+    query = "select run_id, status from tasks where flow = $flow and run_id in ('2', '2~2') order by run_id"
+    with story.store() as store:
+        assert store.sql(query, flow="Plain").rows == [("2", "succeeded")]
+        # A run of another name first: no twin, and the checkpoint does not know it.
+        story.tell(kinds.run_started(RunRef(b"x" * 16, "Plain", "7"), None, {}))
+        assert store.sql(query, flow="Plain").rows == [("2", "succeeded")]
+        twin = RunRef(b"y" * 16, "Plain", "2")
+        story.tell(
+            kinds.run_started(twin, None, {}), kinds.task_created(twin.task("start", "1"), (), (), None)
+        )
+        assert store.sql(query, flow="Plain").rows == [("2", "succeeded"), ("2~2", "pending")]
+        twin = RunRef(b"z" * 16, "Plain", "7")
+        story.tell(kinds.run_started(twin, None, {}))
+        assert store.sql("select run_id from runs where flow = 'Plain' and run_id in ('7', '7~2')").rows == [
+            ("7",),
+            ("7~2",),
+        ]
+
+
 def test_what_comes_later_is_compared_beside_what_was_held(story: Story) -> None:
     run = RunRef(bytes([2]) * 16, "Plain", "2")
     with story.store() as store:
