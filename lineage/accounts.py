@@ -10,16 +10,14 @@ import json
 from collections.abc import Collection, Iterable, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
-from weft.lineage.named_runs import NamedRun, find_run_of, find_runs_named, of_runs
+from weft.lineage.named_runs import NamedRun, find_run_of, find_runs_named, marks, of_runs
+from weft.lineage.run_demands import RunKey
 from weft.lineage.schema import family_of
 
 if TYPE_CHECKING:
     from weft.lineage.answers import Answers
 
-__all__ = ["Account", "Place", "Reuse", "RunKey", "TaskRow", "ViewAccount"]
-
-#: Flow, and run id as it is shown.
-RunKey = tuple[str, str]
+__all__ = ["Account", "Place", "Reuse", "TaskRow", "ViewAccount"]
 
 #: A step and a task id.
 Place = tuple[str, str]
@@ -137,10 +135,10 @@ class ViewAccount:
         condition, params = of_runs(runs)
         more, asked = _at(places)
         if digests is not None:
-            more += f" and digest in ({_marks(digests)})"
+            more += f" and digest in ({marks(digests)})"
         rows = self._store.rows(
             f"select {', '.join(columns)} from told.{family_of(kinds[0])}_events "
-            f"where kind in ({_marks(kinds)}) and {condition}{more}",
+            f"where kind in ({marks(kinds)}) and {condition}{more}",
             [*kinds, *params, *asked, *sorted(digests or ())],
             about=[run.key for run in runs],
         )
@@ -155,12 +153,8 @@ def _at(places: Collection[Place] | None) -> tuple[str, list[str]]:
     if places is None:
         return "", []
     steps, ids = ({place[part] for place in places} for part in (0, 1))
-    return f" and step in ({_marks(steps)}) and task_id in ({_marks(ids)})", [*sorted(steps), *sorted(ids)]
+    return f" and step in ({marks(steps)}) and task_id in ({marks(ids)})", [*sorted(steps), *sorted(ids)]
 
 
 def _parsed(payload: str | None) -> dict[str, Any] | None:
     return json.loads(payload) if payload else None
-
-
-def _marks(values: Iterable[object]) -> str:
-    return ", ".join("?" for _ in values)

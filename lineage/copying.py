@@ -12,7 +12,19 @@ from typing import Any, NamedTuple, TypeVar
 
 from weft.lineage.engine import load_engine
 
-__all__ = ["Copy", "Found", "Wanted", "copy_together", "count_rows", "fetch_together", "insert_rows"]
+__all__ = [
+    "BY_NAMES_MAX",
+    "Copy",
+    "Found",
+    "Wanted",
+    "copy_together",
+    "count_rows",
+    "fetch_together",
+    "insert_rows",
+]
+
+#: Files that are read by the names of their columns: of more each is planned by itself.
+BY_NAMES_MAX = 2
 
 T = TypeVar("T")
 R = TypeVar("R")

@@ -8,9 +8,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from weft.lineage.accounts import Account, RunKey
+from weft.lineage.accounts import Account
 from weft.lineage.ids import Pathspec, digest_to_text, parse_pathspec
 from weft.lineage.named_runs import NamedRun
+from weft.lineage.run_demands import RunKey
 
 __all__ = ["EVERY_MODULE", "Facts", "ran_really", "read_facts"]
 

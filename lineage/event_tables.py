@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from weft.lineage.codec import row_of
-from weft.lineage.copying import Copy, copy_together, insert_rows
+from weft.lineage.copying import BY_NAMES_MAX, Copy, copy_together, insert_rows
 from weft.lineage.engine import connect, unoptimized
 from weft.lineage.schema import COLUMNS, FAMILIES, Event, family_of
 from weft.lineage.sources import Sealed, SealedFile, upcast_rows
@@ -23,9 +23,6 @@ FOLDED_FAMILIES = ("run", "task", "artifact")
 
 #: Segments up to this size together are copied into memory, so that folds of them can be kept.
 COPIED_BYTES_MAX = 8 * 1024 * 1024
-
-#: Files that are copied by the names of their columns: of more each is planned by itself.
-_BY_NAMES_MAX = 2
 
 #: Up to so many events statements are planned without the optimizer.
 _FEW_EVENTS = 10_000
@@ -210,7 +207,7 @@ class EventTables:
         source = self._source(family, sealed=sealed)
         if source is None:
             return None
-        is_plain = len(files) <= _BY_NAMES_MAX and not any(file.only or file.outdated for file in files)
+        is_plain = len(files) <= BY_NAMES_MAX and not any(file.only or file.outdated for file in files)
         if self._as_of_us is not None:
             condition += f" and time_us <= {self._as_of_us}"
         paths = [file.path for file in files] if is_plain else []

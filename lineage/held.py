@@ -6,7 +6,7 @@ import json
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
-from weft.lineage.copying import Found, Wanted, count_rows, fetch_together
+from weft.lineage.copying import BY_NAMES_MAX, Found, Wanted, count_rows, fetch_together
 from weft.lineage.run_demands import RunKey
 from weft.lineage.run_files import condition_of, files_of, recorded
 from weft.lineage.schema import COLUMNS, FAMILIES, Event, family_of
@@ -20,9 +20,6 @@ _EVENTS_MAX = 4_000
 
 #: Files of so many bytes hold no more events than that, at 30 to 60 bytes an event.
 _SURELY_FEW_BYTES = 128 * 1024
-
-#: Files that are read by the names of their columns: of more each is planned by itself.
-_BY_NAMES_MAX = 2
 
 _NAMES = [column.name for column in COLUMNS]
 
@@ -136,7 +133,7 @@ class HeldEvents:
         return list(dict.fromkeys(found))
 
     def _wanted(self, family: str, files: Sequence[SealedFile], runs: Iterable[RunKey]) -> Wanted:
-        is_plain = len(files) <= _BY_NAMES_MAX and not any(file.only for file in files)
+        is_plain = len(files) <= BY_NAMES_MAX and not any(file.only for file in files)
         source = Sealed(tuple(files)).select(family)
         assert source is not None, "there are files"
         until = "" if self._as_of_us is None else f" and time_us <= {self._as_of_us}"

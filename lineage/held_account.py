@@ -6,9 +6,10 @@ from collections.abc import Collection, Iterable, Sequence
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
-from weft.lineage.accounts import Account, Place, Reuse, RunKey, TaskRow, ViewAccount
+from weft.lineage.accounts import Account, Place, Reuse, TaskRow, ViewAccount
 from weft.lineage.named_runs import NamedRun
 from weft.lineage.projections import RunState, TaskState, believed, fold
+from weft.lineage.run_demands import RunKey
 from weft.lineage.schema import KINDS, Event, family_of
 
 if TYPE_CHECKING:

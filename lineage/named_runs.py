@@ -13,7 +13,15 @@ if TYPE_CHECKING:
 
     from weft.lineage.answers import Answers
 
-__all__ = ["NamedRun", "find_run_named", "find_run_of", "find_run_told", "find_runs_named", "of_runs"]
+__all__ = [
+    "NamedRun",
+    "find_run_named",
+    "find_run_of",
+    "find_run_told",
+    "find_runs_named",
+    "marks",
+    "of_runs",
+]
 
 
 class NamedRun(NamedTuple):
@@ -53,7 +61,7 @@ def find_runs_named(store: Answers, names: Iterable[tuple[str, str]]) -> dict[tu
         return {}
     flows, ids = sorted({flow for flow, _ in wanted}), sorted({run_id for _, run_id in wanted})
     rows = store.rows(
-        f"select {_COLUMNS} from fold.runs where flow in ({_marks(flows)}) and run_id in ({_marks(ids)})",
+        f"select {_COLUMNS} from fold.runs where flow in ({marks(flows)}) and run_id in ({marks(ids)})",
         [*flows, *ids],
         about=wanted,
     )
@@ -92,9 +100,10 @@ def of_runs(runs: Iterable[NamedRun], column: str = "run_id") -> tuple[str, list
     flows = sorted({run.flow for run in listed})
     ids = sorted({run.raw_run_id for run in listed})
     uids = sorted({run.uid for run in listed})
-    condition = f"flow in ({_marks(flows)}) and {column} in ({_marks(ids)}) and run_uid in ({_marks(uids)})"
+    condition = f"flow in ({marks(flows)}) and {column} in ({marks(ids)}) and run_uid in ({marks(uids)})"
     return condition, [*flows, *ids, *uids]
 
 
-def _marks(values: Iterable[object]) -> str:
+def marks(values: Iterable[object]) -> str:
+    """Question marks for the parameters of an IN."""
     return ", ".join("?" for _ in values)

@@ -15,13 +15,14 @@ from tests.lineage.test_named_runs import tell_many
 from tests.lineage.test_views import histories, views_of
 from weft.lineage import events as kinds
 from weft.lineage import held
-from weft.lineage.accounts import Account, RunKey, ViewAccount
+from weft.lineage.accounts import Account, ViewAccount
 from weft.lineage.checkpointing import refresh_checkpoint
 from weft.lineage.events import Content, Level, RunRef
 from weft.lineage.held_account import HeldAccount, account_of
 from weft.lineage.ids import Pathspec
 from weft.lineage.log import EventLog
 from weft.lineage.named_runs import NamedRun
+from weft.lineage.run_demands import RunKey
 from weft.lineage.schema import KINDS, Event
 from weft.lineage.store import Store
 
